@@ -1,0 +1,32 @@
+"""Datasets by name, and feeds: deterministic tf.data streams that are functions of the step.
+
+dataset = data.load("fashion_mnist")
+train_feed = dataset.train_feed(batch_size=32, seed=0)
+for batch in train_feed(start_step=1000).take(3): ...   # dicts: x, y, index
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loopwright.data.dataset import DATASETS, DataError, Dataset, load
+    from loopwright.data.feed import ArrayFeed, Feed
+
+_HOME = {
+    "DATASETS": "loopwright.data.dataset",
+    "ArrayFeed": "loopwright.data.feed",
+    "DataError": "loopwright.data.dataset",
+    "Dataset": "loopwright.data.dataset",
+    "Feed": "loopwright.data.feed",
+    "load": "loopwright.data.dataset",
+}
+
+__all__ = ["DATASETS", "ArrayFeed", "DataError", "Dataset", "Feed", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,76 @@
+"""Getting a TFDS dataset onto the disk: from source files, from the network, or with a clear word of why not."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import socket
+import urllib.parse
+import urllib.request
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+_SECONDS_TO_REACH = 5.0
+
+
+class NotPrepared(Exception):
+    """The dataset is neither prepared nor reachable."""
+
+    exit_code = 1
+
+
+def ensure_prepared(builder: tfds.core.DatasetBuilder, *, manual_dir: str | None, download: bool) -> None:
+    """Prepares the dataset unless it is prepared already. Nothing half-prepared is left behind (TFDS renames at the end).
+
+    Raises NotPrepared, with the three ways out, when the source files are neither in `manual_dir` nor reachable.
+    """
+    if builder.is_prepared():
+        return
+    if manual_dir is not None and not os.path.isdir(manual_dir):
+        raise NotPrepared(f"--manual_dir={manual_dir}: no such folder")
+    urls = _missing_urls(builder, manual_dir)
+    if urls and not download:
+        raise NotPrepared(_ways_out(builder, "it isn't prepared, and --nodownload forbids fetching it"))
+    if urls and not _reachable(urls[0]):
+        raise NotPrepared(_ways_out(builder, f"{urllib.parse.urlsplit(urls[0]).hostname} can't be reached"))
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare(download_config=config)
+    except (OSError, AssertionError, tfds.download.DownloadError, tfds.download.NonMatchingChecksumError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise NotPrepared(_ways_out(builder, reason)) from error
+
+
+def _missing_urls(builder: Any, manual_dir: str | None) -> list[str]:
+    """The registered source files that don't lie in `manual_dir`, as TFDS itself looks for them there (by name)."""
+    urls = getattr(builder, "url_infos", None) or {}
+    present = set(os.listdir(manual_dir)) if manual_dir else set()
+    return [url for url in urls if os.path.basename(urllib.parse.urlsplit(url).path) not in present]
+
+
+def _reachable(url: str) -> bool:
+    """Whether the host of a URL (or the proxy before it) answers within seconds; name look-ups are bounded, too."""
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy:
+        parts = urllib.parse.urlsplit(proxy)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    try:
+        attempt = pool.submit(socket.create_connection, (parts.hostname, port), _SECONDS_TO_REACH)
+        attempt.result(timeout=_SECONDS_TO_REACH).close()
+    except (OSError, concurrent.futures.TimeoutError):
+        return False
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return True
+
+
+def _ways_out(builder: tfds.core.DatasetBuilder, reason: str) -> str:
+    return (
+        f"{builder.info.full_name} is not on this machine: {reason}. Three ways out: go online and run this again; put "
+        f"the source files into a folder and name it with --manual_dir; or name a folder where it is prepared with "
+        f"--data_dir (looked in {builder.data_dir})"
+    )

@@ -1,0 +1,43 @@
+"""The command line as typed: flags, their help and their validation. Imports absl, never TensorFlow."""
+
+from loopwright.flags.config import (
+    Benchmark,
+    Config,
+    Data,
+    Evaluation,
+    Listing,
+    Model,
+    Optimization,
+    Run,
+    identity,
+    to_flagfile,
+)
+from loopwright.flags.parse import (
+    TRAIN_GROUPS,
+    HelpRequested,
+    UsageError,
+    config_from_groups,
+    define_flags,
+    nearest,
+    parse,
+)
+
+__all__ = [
+    "TRAIN_GROUPS",
+    "Benchmark",
+    "Config",
+    "Data",
+    "Evaluation",
+    "HelpRequested",
+    "Listing",
+    "Model",
+    "Optimization",
+    "Run",
+    "UsageError",
+    "config_from_groups",
+    "define_flags",
+    "identity",
+    "nearest",
+    "parse",
+    "to_flagfile",
+]

@@ -1,0 +1,190 @@
+"""Every flag, once: a field of a frozen dataclass with its default, help and bounds.
+
+`parse.define_flags` turns the fields into absl flags, and a parsed command line into a `Config`. A field marked
+`identity` says what a run *is*: change it and it is another run. All other fields may differ when a run goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+def flag(
+    default: Any,
+    help_text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    identity: bool = False,
+    common: bool = False,
+) -> Any:
+    """A dataclass field that is also a flag.
+
+    `minimum` is an inclusive bound, `above` and `below` are exclusive ones. `common` flags are shown by `--help`, the
+    others by `--helpfull` only.
+    """
+    metadata = {
+        "help": help_text,
+        "choices": choices,
+        "minimum": minimum,
+        "above": above,
+        "below": below,
+        "identity": identity,
+        "common": common,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the samples come from."""
+
+    dataset: str = flag(
+        "mnist_5k", "Dataset: mnist_5k (embedded), or any TFDS name/config:version.", identity=True, common=True
+    )
+    data_dir: str | None = flag(None, "Folder of prepared TFDS datasets (default: TFDS's own, ~/tensorflow_datasets).")
+    manual_dir: str | None = flag(None, "Folder with source files, where a builder can't or shan't download them.")
+    download: bool = flag(True, "Let TFDS download what is neither prepared nor in --manual_dir.")
+    train_split: str = flag("train", "Split to train on, in TFDS syntax (train[:90%]).", identity=True)
+    eval_split: str | None = flag(
+        None, "Split to evaluate on, in TFDS syntax (default: test, else validation).", identity=True
+    )
+    batch_size: int = flag(32, "Samples in a global batch.", minimum=1, identity=True, common=True)
+    drop_remainder: bool = flag(False, "Leave out the ragged last batch of each training epoch.", identity=True)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained."""
+
+    model: str = flag("cnn", "A name that 'loopwright models' lists, or module:function.", identity=True, common=True)
+    precision: str = flag(
+        "float32",
+        "Keras dtype policy of the model; variables and losses stay float32.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        identity=True,
+        common=True,
+    )
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How it is trained."""
+
+    optimizer: str = flag("adam", "Optimizer.", choices=("adam", "adamw", "sgd"), identity=True, common=True)
+    learning_rate: float = flag(1e-3, "Peak learning rate.", above=0, identity=True, common=True)
+    schedule: str = flag(
+        "constant", "Learning rate after the warm-up.", choices=("constant", "cosine"), identity=True, common=True
+    )
+    warmup_steps: int = flag(0, "Steps of linear warm-up from 0 to --learning_rate.", minimum=0, identity=True)
+    momentum: float = flag(0.9, "Momentum of sgd.", minimum=0, below=1, identity=True)
+    weight_decay: float = flag(0.004, "Decoupled weight decay of adamw.", minimum=0, identity=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long the run is, and how it is executed, watched and kept."""
+
+    epochs: int | None = flag(
+        None, "Passes over the training split, in total (default: 10 unless --train_steps).", minimum=1, common=True
+    )
+    train_steps: int | None = flag(None, "Steps in total, instead of --epochs.", minimum=1, common=True)
+    workdir: str | None = flag(None, "Folder of the run (default: runs/<dataset>-<model>-<identity>).", common=True)
+    seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, identity=True, common=True)
+    execution: str = flag(
+        "graph",
+        "How steps run: graph (compiled loop) or eager (for debugging).",
+        choices=("graph", "eager"),
+        identity=True,
+        common=True,
+    )
+    steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
+    deterministic: bool = flag(False, "Deterministic TensorFlow ops (slower).", identity=True)
+    log_every: int | None = flag(None, "Steps between logged metrics (default: five times an epoch).", minimum=1)
+    eval_every: int | None = flag(None, "Steps between evaluations (default: an epoch).", minimum=1)
+    checkpoint_every: int | None = flag(None, "Steps between checkpoints (default: an epoch).", minimum=1)
+    keep: int = flag(3, "Checkpoints to keep.", minimum=1)
+    overwrite: bool = flag(False, "Move another run's folder aside and start anew; nothing is deleted.")
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated: a run's newest checkpoint, or an exported model file."""
+
+    workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
+    restore_from: str | None = flag(None, "A checkpoint folder of the run, or a model.h5 or model.keras.", common=True)
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How the comparison with model.fit is made."""
+
+    train_steps: int = flag(200, "Steps that one measurement times.", minimum=1, common=True)
+    repeats: int = flag(5, "Interleaved repeats of every row.", minimum=1, common=True)
+    seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0)
+    steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
+    output: str | None = flag(None, "Folder for benchmark.json.", common=True)
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How a list is printed."""
+
+    input_shape: str = flag("32,32,3", "Shape of one input, comma separated, for a model's summary.", common=True)
+    num_classes: int = flag(10, "Classes, for a model's summary.", minimum=2, common=True)
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags of `loopwright train`, by group."""
+
+    data: Data = Data()
+    model: Model = Model()
+    optimization: Optimization = Optimization()
+    run: Run = Run()
+
+
+def flag_values(config: Any) -> dict[str, Any]:
+    """The flags of a config as one flat dict, in the order in which they are defined."""
+    return {
+        field.name: getattr(group, field.name)
+        for group in (getattr(config, g.name) for g in dataclasses.fields(config))
+        for field in dataclasses.fields(group)
+    }
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes the run this run and no other: the identity flags, by name.
+
+    The length of training belongs to it only where the learning rate depends on it.
+    """
+    names = {
+        field.name
+        for group in (Data, Model, Optimization, Run)
+        for field in dataclasses.fields(group)
+        if field.metadata["identity"]
+    }
+    if config.optimization.schedule != "constant":
+        names |= {"epochs", "train_steps"}
+    return {name: value for name, value in flag_values(config).items() if name in names}
+
+
+def to_flagfile(config: Config) -> str:
+    """The run as a flagfile: every flag that has a value, except where the run lies and what it overwrites."""
+    lines = []
+    for name, value in flag_values(config).items():
+        if name in ("workdir", "overwrite", "json") or value is None:
+            continue
+        if isinstance(value, bool):
+            lines.append(f"--{name}" if value else f"--no{name}")
+        else:
+            lines.append(f"--{name}={value}")
+    return "\n".join(lines) + "\n"

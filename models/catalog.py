@@ -1,0 +1,119 @@
+"""The table of models, and how a name becomes a built Keras model of a given precision."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import keras
+
+
+class ModelError(Exception):
+    """A model that isn't there or isn't one; the message says what to do."""
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Entry(NamedTuple):
+    """A model: where it is built, what it ends in (`logits` or `probabilities`), and a line about it."""
+
+    build: str
+    outputs: str
+    summary: str
+
+
+MODELS = {
+    "cnn": Entry("loopwright.models.cnn:cnn", "logits", "Conv 32, 64, 64 and Dense 64, with dropout; Functional."),
+    "cnn_sequential": Entry(
+        "loopwright.models.cnn_sequential:cnn_sequential", "probabilities", "Conv 32, 32 and softmax; Sequential."
+    ),
+    "cnn_subclass": Entry(
+        "loopwright.models.cnn_subclass:cnn_subclass", "probabilities", "Conv 32, 64 and softmax; subclassed."
+    ),
+    "mlp": Entry("loopwright.models.mlp:mlp", "logits", "Dense 128; Sequential, no dropout."),
+}
+
+
+def check_name(name: str) -> None:
+    """Raises ModelError unless `name` is in the table or has the form module:function; imports nothing."""
+    if name not in MODELS and ":" not in name:
+        close = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ModelError(f"--model={name}: no such model; {hint}({', '.join(MODELS)}, or module:function)")
+
+
+def create(name: str, input_shape: tuple[int, ...], num_classes: int, *, precision: str = "float32") -> keras.Model:
+    """A built model for samples of `input_shape` (without the batch), its layers under the policy `precision`.
+
+    Args:
+      name: a key of `MODELS`, or `module:function` with a function of (input_shape, num_classes), or of nothing.
+      precision: `float32`, `mixed_bfloat16` or `mixed_float16`; the global policy is left as it was.
+
+    Raises:
+      ModelError: an unknown name, a function that can't be imported or gives no Keras model.
+    """
+    import keras
+
+    check_name(name)
+    function = _resolve(MODELS[name].build if name in MODELS else name)
+    with _policy(precision):
+        try:
+            model = function(input_shape, num_classes) if _wants_arguments(function) else function()
+        except ValueError as error:
+            first_line = next(iter(str(error).strip().splitlines()), "ValueError")
+            raise ModelError(
+                f"--model={name}: can't be built for samples of shape {input_shape}: {first_line}"
+            ) from error
+        if not isinstance(model, keras.Model):
+            raise ModelError(f"--model={name}: returned a {type(model).__name__}, not a keras.Model")
+        if not model.built:
+            # A call, not `build`: only it gives every layer of a subclassed model its shape.
+            model(keras.ops.zeros((1, *input_shape)), training=False)
+    return model
+
+
+def ends_in_probabilities(name: str, model: keras.Model) -> bool:
+    """Whether the model's outputs are probabilities rather than logits: by the table, or by its last activation."""
+    import keras
+
+    if name in MODELS:
+        return MODELS[name].outputs == "probabilities"
+    last = model.layers[-1] if model.layers else None
+    activation = getattr(last, "activation", None)
+    return isinstance(last, keras.layers.Softmax) or activation in (
+        keras.activations.softmax,
+        keras.activations.sigmoid,
+    )
+
+
+def _resolve(path: str) -> Any:
+    try:
+        function = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"--model={path}: can't be imported: {error}") from error
+    if not callable(function):
+        raise ModelError(f"--model={path}: is no function but a {type(function).__name__}")
+    return function
+
+
+def _wants_arguments(function: Any) -> bool:
+    return bool(inspect.signature(function).parameters)
+
+
+@contextlib.contextmanager
+def _policy(precision: str) -> Iterator[None]:
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

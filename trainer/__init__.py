@@ -1,0 +1,81 @@
+"""The training loop and its parts. Every public name loads when it is first used, so importing this is free.
+
+from loopwright import trainer
+
+state = trainer.TrainState.create(model, optimizer)
+trainer.train(state, feed, trainer.gradient_step(objective), num_steps=1000, execution=trainer.graph())
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loopwright.trainer.checkpoint import Checkpoint
+    from loopwright.trainer.errors import TrainingError
+    from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator
+    from loopwright.trainer.execution import eager, graph
+    from loopwright.trainer.export import export_h5
+    from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
+    from loopwright.trainer.objective import Outputs, classification
+    from loopwright.trainer.optimizers import make_optimizer, make_schedule
+    from loopwright.trainer.records import JsonLines, Log, TensorBoard
+    from loopwright.trainer.state import TrainState
+    from loopwright.trainer.step import gradient_step
+
+_HOME = {
+    "Checkpoint": "checkpoint",
+    "Evaluate": "evaluation",
+    "Hook": "loop",
+    "JsonLines": "records",
+    "Log": "records",
+    "Outputs": "objective",
+    "StopTraining": "loop",
+    "TensorBoard": "records",
+    "TrainState": "state",
+    "TrainingError": "errors",
+    "at_end": "loop",
+    "classification": "objective",
+    "eager": "execution",
+    "evaluate": "evaluation",
+    "evaluator": "evaluation",
+    "every": "loop",
+    "export_h5": "export",
+    "gradient_step": "step",
+    "graph": "execution",
+    "make_optimizer": "optimizers",
+    "make_schedule": "optimizers",
+    "train": "loop",
+}
+
+__all__ = [
+    "Checkpoint",
+    "Evaluate",
+    "Hook",
+    "JsonLines",
+    "Log",
+    "Outputs",
+    "StopTraining",
+    "TensorBoard",
+    "TrainState",
+    "TrainingError",
+    "at_end",
+    "classification",
+    "eager",
+    "evaluate",
+    "evaluator",
+    "every",
+    "export_h5",
+    "gradient_step",
+    "graph",
+    "make_optimizer",
+    "make_schedule",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,55 @@
+"""`loopwright <command> --flags`, also as `python -m loopwright.trainer`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+
+from loopwright import flags
+from loopwright.trainer.commands import COMMANDS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code: 0, 1 for a failed run, 2 for a usage error, 128 + n for a signal."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    sys.path.append(os.getcwd())  # for --model=module:function
+    try:
+        return _dispatch(argv)
+    except flags.HelpRequested as help_text:
+        print(help_text)
+        return 0
+    except KeyboardInterrupt:
+        print("loopwright: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
+        return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "--helpfull", "-help", "-helpfull"):
+        raise flags.HelpRequested(_overview())
+    if argv[0] == "--version":
+        print(f"loopwright {importlib.metadata.version('loopwright')}")
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        raise flags.UsageError(f"unknown command {name!r}; {flags.nearest(name, COMMANDS)}")
+    return importlib.import_module(COMMANDS[name].module).run(argv[1:])
+
+
+def _overview() -> str:
+    lines = ["usage: loopwright <command> [--flags]", "", "Custom training loops for Keras models on TensorFlow.", ""]
+    lines += [f"  {name:<14}{command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "'loopwright <command> --help' shows the flags that most runs need, --helpfull all of them."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

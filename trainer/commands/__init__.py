@@ -1,0 +1,19 @@
+"""The roots of the program: one module a command, each with `run(argv) -> exit code`. Importing loads no TensorFlow."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lies and what it does, in a line."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("loopwright.trainer.commands.train", "train a model, or go on where its run stopped"),
+    "evaluate": Command("loopwright.trainer.commands.evaluate", "metrics of a run's checkpoint or of a model file"),
+    "benchmark": Command("loopwright.trainer.commands.benchmark", "the loop against model.fit on the same job"),
+    "models": Command("loopwright.trainer.commands.models", "list the models, or summarise one"),
+    "datasets": Command("loopwright.trainer.commands.datasets", "list the datasets, or describe one"),
+}

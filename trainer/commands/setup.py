@@ -1,0 +1,110 @@
+"""What every command needs first: a TensorFlow that is set up, and the parts that the flags name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import absl.logging
+
+from loopwright import flags
+from loopwright.trainer.errors import TrainingError
+
+if TYPE_CHECKING:
+    from loopwright.data import Dataset
+    from loopwright.trainer.objective import Objective
+    from loopwright.trainer.state import TrainState
+
+
+def start_tensorflow(*, deterministic: bool = False) -> None:
+    """Imports TensorFlow and Keras quietly, lets GPU memory grow, and switches deterministic ops on where asked.
+
+    Raises TrainingError (exit 2) if KERAS_BACKEND names another backend.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise TrainingError(f"KERAS_BACKEND={backend}: this is for TensorFlow; unset it", exit_code=2)
+    with _quiet_start():
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        tf.constant(0)  # Starts the runtime, and with it the rest of its messages.
+    absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS and Keras warn of their own deprecations
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def load_dataset(config: flags.Data) -> Dataset:
+    """The dataset that the flags name; what TFDS prints on the way goes to stderr."""
+    from loopwright import data
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return data.load(
+            config.dataset,
+            data_dir=config.data_dir,
+            manual_dir=config.manual_dir,
+            download=config.download,
+            train_split=config.train_split,
+            eval_split=config.eval_split,
+        )
+
+
+def build_state(
+    model: flags.Model, optimization: flags.Optimization, dataset: Dataset, *, seed: int, total_steps: int
+) -> tuple[TrainState, Objective]:
+    """A fresh state and its objective: the same seed gives the same weights."""
+    import keras
+
+    from loopwright import models, trainer
+
+    keras.utils.set_random_seed(seed)
+    network = models.create(model.model, dataset.input_shape, dataset.num_classes, precision=model.precision)
+    try:
+        schedule = trainer.make_schedule(
+            optimization.schedule,
+            optimization.learning_rate,
+            warmup_steps=optimization.warmup_steps,
+            total_steps=total_steps,
+        )
+    except ValueError as error:
+        raise flags.UsageError(f"--warmup_steps={optimization.warmup_steps}: {error}") from None
+    optimizer = trainer.make_optimizer(
+        optimization.optimizer,
+        schedule,
+        momentum=optimization.momentum,
+        weight_decay=optimization.weight_decay,
+        precision=model.precision,
+    )
+    objective = trainer.classification(from_logits=not models.ends_in_probabilities(model.model, network))
+    return trainer.TrainState.create(network, optimizer), objective
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keeps what TensorFlow's C++ side says while it starts off the terminal, unless the start fails.
+
+    TF_CPP_MIN_LOG_LEVEL, where the user has set it, lets everything through.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)

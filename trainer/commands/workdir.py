@@ -1,0 +1,119 @@
+"""The run's folder: where it lies, what run it holds, and the facts that are kept beside the numbers."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import socket
+import subprocess
+from typing import Any
+
+from loopwright import flags
+from loopwright.trainer.commit import replace_file
+from loopwright.trainer.errors import TrainingError
+
+FLAGFILE = "flags.txt"
+
+
+def open_workdir(config: flags.Config) -> pathlib.Path:
+    """The folder of the run, made where it isn't there.
+
+    Raises TrainingError (exit 2) for a folder that can't be written or that holds another run, whose differences it names.
+    """
+    path = pathlib.Path(config.run.workdir or default_workdir(config))
+    if path.exists() and not path.is_dir():
+        raise TrainingError(f"--workdir={path}: is a file, not a folder", exit_code=2)
+    differences = identity_differences(path, config)
+    if differences and config.run.overwrite:
+        aside = path.with_name(f"{path.name}.{datetime.datetime.now():%Y%m%d-%H%M%S}")
+        path.rename(aside)
+    elif differences:
+        raise TrainingError(
+            f"--workdir={path} holds another run ({', '.join(differences)}); choose another --workdir, or move that run "
+            "aside with --overwrite",
+            exit_code=2,
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        replace_file(path / FLAGFILE, flags.to_flagfile(config))
+    except OSError as error:
+        raise TrainingError(f"--workdir={path}: can't be written ({error.strerror})", exit_code=2) from None
+    return path
+
+
+def default_workdir(config: flags.Config) -> str:
+    """`runs/<dataset>-<model>-<8 hex digits of the identity>`."""
+    digest = hashlib.sha256(json.dumps(flags.identity(config), sort_keys=True).encode()).hexdigest()
+    names = (re.sub(r"[^\w.]+", "_", name) for name in (config.data.dataset, config.model.model))
+    return os.path.join("runs", "-".join([*names, digest[:8]]))
+
+
+def read_config(workdir: str | os.PathLike[str]) -> flags.Config | None:
+    """The flags of the run in a folder; None where there is no run."""
+    path = pathlib.Path(workdir) / FLAGFILE
+    if not path.is_file():
+        return None
+    groups, _ = flags.parse([f"--flagfile={path}"], flags.TRAIN_GROUPS, usage="", help_text="")
+    return flags.config_from_groups(groups)
+
+
+def identity_differences(workdir: pathlib.Path, config: flags.Config) -> list[str]:
+    """How the run in a folder differs from this one: "--model=mlp there, cnn here". Empty where there is none."""
+    there_config = read_config(workdir)
+    if there_config is None:
+        return []
+    there, here = flags.identity(there_config), flags.identity(config)
+    return [
+        f"--{name}={there.get(name)} there, {here.get(name)} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+
+
+def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Writes run.json: versions, machine and devices, and the facts of this run.
+
+    Raises TrainingError where the folder's run had other data under the same name.
+    """
+    import keras
+    import numpy
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    path = workdir / "run.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8")).get("dataset_fingerprint")
+        if before != facts["dataset_fingerprint"]:
+            raise TrainingError(
+                f"{workdir} was trained on other data: the dataset's fingerprint was {before} and is "
+                f"{facts['dataset_fingerprint']} now; restore the data, or choose another --workdir"
+            )
+    run = {
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "tensorflow_datasets": tfds.__version__,
+            "numpy": numpy.__version__,
+        },
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "devices": [f"{d.device_type}: {d.name}" for d in tf.config.list_physical_devices()],
+        "git_revision": _git_revision(),
+        **facts,
+    }
+    replace_file(path, json.dumps(run, indent=1) + "\n")
+
+
+def _git_revision() -> str | None:
+    if shutil.which("git") is None:
+        return None
+    result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None

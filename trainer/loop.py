@@ -1,0 +1,131 @@
+"""The training loop. It knows no flag, no file and no metric name.
+
+state = train(state, feed, gradient_step(objective), num_steps=10_000, execution=graph(),
+              hooks=[every(100, log), every(1000, checkpoint), at_end(export)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from loopwright.trainer.execution import Execution
+from loopwright.trainer.state import TrainState
+from loopwright.trainer.step import Step
+
+
+class StopTraining(Exception):
+    """Raised by a hook to end training early and well: the other hooks and those at the end still run."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Hook(Protocol):
+    """Any callable of a state and the means of the metrics will do.
+
+    A plain callable is called after every call of the execution; `every` and `at_end` say when else. Metrics are float64
+    scalar tensors, the means since the last step at which a hook of an `every` read them.
+    """
+
+    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None: ...
+
+
+class every:  # noqa: N801 - reads as a word: every(100, log)
+    """Calls a hook at each multiple of n steps and at the last step.
+
+    The window of the metrics starts anew at each such step, unless the hook says `reads_metrics = False`, as those do
+    that look at the state only (evaluation, checkpoints).
+    """
+
+    def __init__(self, n: int, hook: Hook) -> None:
+        if n < 1:
+            raise ValueError(f"every({n}, …): the number of steps must be at least 1")
+        self.n, self.hook = n, hook
+        self.reads_metrics = getattr(hook, "reads_metrics", True)
+
+    def next_due(self, step: int) -> int:
+        """The first step after `step` at which the hook is due."""
+        return (step // self.n + 1) * self.n
+
+    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+        self.hook(state, metrics)
+
+
+class at_end:  # noqa: N801 - reads as a word: at_end(export)
+    """Calls a hook once, after the last step, when all other hooks are through."""
+
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+
+    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+        self.hook(state, metrics)
+
+
+def train(
+    state: TrainState,
+    feed: Any,
+    step: Step,
+    *,
+    num_steps: int,
+    execution: Execution,
+    hooks: Iterable[Hook] = (),
+) -> TrainState:
+    """Trains from the state's step up to `num_steps`, the absolute last step, and returns the state.
+
+    Hooks that are due at a step are called in the order given; those of `at_end` come last. What a hook raises, other than
+    `StopTraining`, ends training at once and is passed on.
+    """
+    hooks = list(hooks)
+    at_the_end = [hook for hook in hooks if isinstance(hook, at_end)]
+    periodic = [hook for hook in hooks if hasattr(hook, "next_due")]
+    current, stopped = int(state.step), False
+    if current >= num_steps:
+        return state
+    run = execution(state, step, feed)
+    metrics: Mapping[str, tf.Tensor] = {}
+    while current < num_steps and not stopped:
+        before = current
+        target = min([num_steps, *(hook.next_due(before) for hook in periodic)])
+        current += run(target - before)
+        due = [
+            hook
+            for hook in hooks
+            if hook not in at_the_end
+            and (hook not in periodic or hook.next_due(before) <= current or current == num_steps)
+        ]
+        if not due:
+            continue
+        metrics = _take_metrics(state, due)
+        stopped = _call(due, state, metrics)
+        if stopped:
+            rest = [hook for hook in periodic if hook not in due]
+            _call(rest, state, metrics if _reads(due) else _take_metrics(state, rest))
+    _call(at_the_end, state, metrics)
+    return state
+
+
+def _reads(hooks: list[Hook]) -> bool:
+    return any(getattr(hook, "reads_metrics", False) for hook in hooks)
+
+
+def _take_metrics(state: TrainState, hooks: list[Hook]) -> dict[str, tf.Tensor]:
+    """The window's means; the window is cleared here, before any hook, so that a checkpoint holds the new one."""
+    metrics = state.window_means()
+    if _reads(hooks):
+        state.clear_window()
+    return metrics
+
+
+def _call(hooks: list[Hook], state: TrainState, metrics: Mapping[str, tf.Tensor]) -> bool:
+    """Calls the hooks in order; True if one of them asked to stop."""
+    stopped = False
+    for hook in hooks:
+        try:
+            hook(state, metrics)
+        except StopTraining:
+            stopped = True
+    return stopped

@@ -1,0 +1,111 @@
+"""What a run says of itself: records, and the writers that keep them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from loopwright.trainer.clock import Clock
+from loopwright.trainer.commit import replace_file
+from loopwright.trainer.state import TrainState
+
+
+class Record:
+    """The values of one split at one step.
+
+    Args:
+      step: steps taken.
+      split: `train` or `eval`.
+      values: names to numbers.
+      steps_per_epoch: where known, the record says at which epoch it was made, as a fraction.
+    """
+
+    def __init__(
+        self, step: int, split: str, values: Mapping[str, float], *, steps_per_epoch: int | None = None
+    ) -> None:
+        self.step, self.split, self.values = step, split, dict(values)
+        self.epoch = None if steps_per_epoch is None else step / steps_per_epoch
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as metrics.jsonl holds it."""
+        head: dict[str, Any] = {"step": self.step}
+        if self.epoch is not None:
+            head["epoch"] = round(self.epoch, 6)
+        return head | {"split": self.split, "wall_time": time.time()} | self.values
+
+
+#: Any callable that takes a record.
+Writer = Callable[[Record], None]
+
+
+class Log:
+    """A hook that turns the window's means into a record, with learning rate and speed, for writers."""
+
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        *,
+        clock: Clock | None = None,
+        steps_per_epoch: int | None = None,
+        examples_per_step: float | None = None,
+    ) -> None:
+        self.writers, self.clock = tuple(writers), clock or Clock()
+        self.steps_per_epoch, self.examples_per_step = steps_per_epoch, examples_per_step
+        self._last: tuple[int, float] | None = None
+
+    def start(self, step: int) -> None:
+        """Tells where training starts, so that the first record's speed counts from there."""
+        self._last = (step, self.clock.training_seconds())
+
+    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+        step, now = int(state.step), self.clock.training_seconds()
+        values = {name: float(mean) for name, mean in metrics.items()}
+        values["learning_rate"] = float(state.optimizer.learning_rate)
+        if self._last is not None and self.examples_per_step is not None and now > self._last[1]:
+            values["examples_per_second"] = (step - self._last[0]) * self.examples_per_step / (now - self._last[1])
+        self._last = (step, now)
+        record = Record(step, "train", values, steps_per_epoch=self.steps_per_epoch)
+        for write in self.writers:
+            write(record)
+
+
+class JsonLines:
+    """A writer of metrics.jsonl: one object a record, flushed at once.
+
+    A run that goes on from step s first cuts the records past s, which it is about to write again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, step: int = 0) -> None:
+        path = pathlib.Path(path)
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            if kept != lines:
+                replace_file(path, "".join(kept))
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def __call__(self, record: Record) -> None:
+        finite = {k: None if isinstance(v, float) and v != v else v for k, v in record.as_dict().items()}
+        self._file.write(json.dumps(finite) + "\n")
+
+
+class TensorBoard:
+    """A writer of TensorBoard scalars: one run for `train` and one for `eval`, under the same names, by step."""
+
+    def __init__(self, logdir: str | os.PathLike[str]) -> None:
+        self.logdir = pathlib.Path(logdir)
+        self._writers: dict[str, Any] = {}
+
+    def __call__(self, record: Record) -> None:
+        if record.split not in self._writers:
+            self._writers[record.split] = tf.summary.create_file_writer(str(self.logdir / record.split))
+        with self._writers[record.split].as_default(record.step):
+            for name, value in record.values.items():
+                tf.summary.scalar(name, value)
+        self._writers[record.split].flush()

@@ -1,0 +1,109 @@
+"""Everything that training changes, in one place: what is in it is what a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(eq=False)
+class TrainState:
+    """Model, optimizer, step, seeds, the sums of the logging window, and whatever a step adds.
+
+    Attributes:
+      model: a built Keras model.
+      optimizer: a Keras optimizer, built on the model's trainable variables.
+      step: int64 scalar; the steps taken. It advances with every batch, also when the optimizer skips an update.
+      window: float64 `[M, 2]`; the total and the weight of each of `window_names` since metrics were last logged. Summed
+        step by step inside the compiled call, so that no call length and no checkpoint changes a logged number.
+      extras: what a step adds (a second optimizer, an average of weights, a replay memory): variables, or trackable
+        objects with a list of `variables`.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    step: tf.Variable
+    window: tf.Variable
+    extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+    window_names: tuple[str, ...] = ()
+
+    @classmethod
+    def create(
+        cls, model: keras.Model, optimizer: keras.optimizers.Optimizer, *, extras: dict[str, Any] | None = None
+    ) -> TrainState:
+        """A state at step 0. The optimizer is built here, before any trace can bake its variables in.
+
+        Raises ValueError for a model without weights, as an unbuilt one is.
+        """
+        if not model.built:
+            raise ValueError(f"model {model.name!r} is not built; call it once on a batch, or build it")
+        if not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        return cls(
+            model=model,
+            optimizer=optimizer,
+            step=tf.Variable(0, dtype=tf.int64, trainable=False, name="step"),
+            window=tf.Variable(tf.zeros([0, 2], tf.float64), shape=[None, 2], trainable=False, name="window"),
+            extras=dict(extras or {}),
+        )
+
+    @property
+    def seeds(self) -> list[tf.Variable]:
+        """States of the model's seed generators (dropout and its kin), which `tf.train.Checkpoint` misses."""
+        weights = {id(variable) for variable in self.model.weights}
+        return [variable.value for variable in self.model.variables if id(variable) not in weights]
+
+    def trackables(self) -> dict[str, Any]:
+        """What a checkpoint holds, by the names that `tf.train.Checkpoint(**trackables)` gives it."""
+        return {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "step": self.step,
+            "window": self.window,
+            "seeds": self.seeds,
+            "extras": self.extras,
+        }
+
+    def open_window(self, names: tuple[str, ...]) -> None:
+        """Names the rows of the window; a restored window keeps its sums.
+
+        Raises ValueError if a restored window has another number of metrics.
+        """
+        rows = int(tf.shape(self.window)[0])
+        if rows == 0:
+            self.window.assign(tf.zeros([len(names), 2], tf.float64))
+        elif rows != len(names):
+            raise ValueError(f"the restored state has sums of {rows} metrics, but the step gives {len(names)}: {names}")
+        self.window_names = names
+
+    def window_means(self) -> dict[str, tf.Tensor]:
+        """Each metric's mean over the window: float64 scalars, NaN where nothing was counted."""
+        means = tf.unstack(self.window[:, 0] / self.window[:, 1], num=len(self.window_names))
+        return dict(zip(self.window_names, means, strict=True))
+
+    def clear_window(self) -> None:
+        """Starts a new window."""
+        self.window.assign(tf.zeros_like(self.window))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Every number of the state by a readable name: what two runs must agree on to be equal to the bit."""
+        named = {f"model/{v.path}": v.value for v in self.model.weights}
+        named |= {f"seeds/{i}": v for i, v in enumerate(self.seeds)}
+        named |= {f"optimizer/{i}/{v.path}": v.value for i, v in enumerate(self.optimizer.variables)}
+        named |= {"step": self.step, "window": self.window}
+        for name, extra in self.extras.items():
+            variables = [extra] if isinstance(extra, tf.Variable) else extra.variables
+            named |= {f"extras/{name}/{i}": variable for i, variable in enumerate(variables)}
+        return {name: np.asarray(tensor) for name, tensor in named.items()}
+
+    def hashes(self) -> dict[str, str]:
+        """A SHA-256 for each of `tensors`, dtype and shape included."""
+        return {
+            name: hashlib.sha256(f"{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
+            for name, a in self.tensors().items()
+        }
