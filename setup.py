@@ -1,5 +1,7 @@
 """Packaging: the folders at the top of the repository are imported as `loopwright.<folder>` (see BUILD.md)."""
 
+from pathlib import Path
+
 from setuptools import setup
 
 PACKAGES = {
@@ -18,7 +20,7 @@ setup(
     name="loopwright",
     version="0.1.0",
     description="Custom training loops for Keras 3 models on TensorFlow",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

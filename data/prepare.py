@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
+import pathlib
 import socket
 import urllib.parse
 import urllib.request
@@ -27,7 +27,7 @@ def ensure_prepared(builder: tfds.core.DatasetBuilder, *, manual_dir: str | None
     """
     if builder.is_prepared():
         return
-    if manual_dir is not None and not os.path.isdir(manual_dir):
+    if manual_dir is not None and not pathlib.Path(manual_dir).is_dir():
         raise NotPrepared(f"--manual_dir={manual_dir}: no such folder")
     urls = _missing_urls(builder, manual_dir)
     if urls and not download:
@@ -46,8 +46,8 @@ def ensure_prepared(builder: tfds.core.DatasetBuilder, *, manual_dir: str | None
 def _missing_urls(builder: Any, manual_dir: str | None) -> list[str]:
     """The registered source files that don't lie in `manual_dir`, as TFDS itself looks for them there (by name)."""
     urls = getattr(builder, "url_infos", None) or {}
-    present = set(os.listdir(manual_dir)) if manual_dir else set()
-    return [url for url in urls if os.path.basename(urllib.parse.urlsplit(url).path) not in present]
+    present = {path.name for path in pathlib.Path(manual_dir).iterdir()} if manual_dir else set()
+    return [url for url in urls if pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name not in present]
 
 
 def _reachable(url: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from loopwright.trainer.commands import COMMANDS
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code: 0, 1 for a failed run, 2 for a usage error, 128 + n for a signal."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    sys.path.append(os.getcwd())  # for --model=module:function
+    sys.path.append(str(pathlib.Path.cwd()))  # for --model=module:function
     try:
         return _dispatch(argv)
     except flags.HelpRequested as help_text:

@@ -95,7 +95,7 @@ def restore_folder(folder: str | os.PathLike[str], state: TrainState) -> dict[st
         ) from None
     checkpoint = tf.train.Checkpoint(**state.trackables())
     try:
-        checkpoint.read(os.path.join(folder, _PREFIX)).assert_consumed()
+        checkpoint.read(str(pathlib.Path(folder) / _PREFIX)).assert_consumed()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(f"the checkpoint {folder} doesn't fit this model and optimizer: {first_line}") from error

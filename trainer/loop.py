@@ -34,7 +34,7 @@ class Hook(Protocol):
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None: ...
 
 
-class every:  # noqa: N801 - reads as a word: every(100, log)
+class every:
     """Calls a hook at each multiple of n steps and at the last step.
 
     The window of the metrics starts anew at each such step, unless the hook says `reads_metrics = False`, as those do
@@ -55,7 +55,7 @@ class every:  # noqa: N801 - reads as a word: every(100, log)
         self.hook(state, metrics)
 
 
-class at_end:  # noqa: N801 - reads as a word: at_end(export)
+class at_end:
     """Calls a hook once, after the last step, when all other hooks are through."""
 
     def __init__(self, hook: Hook) -> None:
@@ -80,8 +80,8 @@ def train(
     `StopTraining`, ends training at once and is passed on.
     """
     hooks = list(hooks)
-    at_the_end = [hook for hook in hooks if isinstance(hook, at_end)]
-    periodic = [hook for hook in hooks if hasattr(hook, "next_due")]
+    at_the_end: list[Hook] = [hook for hook in hooks if isinstance(hook, at_end)]
+    periodic: list[Any] = [hook for hook in hooks if hasattr(hook, "next_due")]
     current, stopped = int(state.step), False
     if current >= num_steps:
         return state

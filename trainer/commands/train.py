@@ -33,6 +33,7 @@ def _train(config: flags.Config) -> int:
     from loopwright import trainer
     from loopwright.trainer.clock import Clock
     from loopwright.trainer.progress import Progress
+    from loopwright.trainer.records import Writer
     from loopwright.trainer.signals import SaveOnSignal
 
     clock = Clock()
@@ -69,7 +70,7 @@ def _train(config: flags.Config) -> int:
         return 0
 
     progress = Progress(start=start, num_steps=num_steps, steps_per_epoch=epoch)
-    writers = [
+    writers: list[Writer] = [
         trainer.JsonLines(folder / "metrics.jsonl", step=start),
         trainer.TensorBoard(folder / "tensorboard"),
         progress.write,

@@ -51,7 +51,7 @@ def default_workdir(config: flags.Config) -> str:
     """`runs/<dataset>-<model>-<8 hex digits of the identity>`."""
     digest = hashlib.sha256(json.dumps(flags.identity(config), sort_keys=True).encode()).hexdigest()
     names = (re.sub(r"[^\w.]+", "_", name) for name in (config.data.dataset, config.model.model))
-    return os.path.join("runs", "-".join([*names, digest[:8]]))
+    return str(pathlib.Path("runs") / "-".join([*names, digest[:8]]))
 
 
 def read_config(workdir: str | os.PathLike[str]) -> flags.Config | None:
