@@ -1,0 +1,59 @@
+# Sets up .venv and runs the daily jobs; `make` lists them. Nothing else is needed than Python 3.11+, pip and make.
+#
+# Another interpreter:  make PYTHON=python3.12 test      (after `make distclean`, if .venv exists already)
+# More for a command:   make test PYTEST_ARGS='-k resume -x'     make train TRAIN_ARGS='--epochs=20'
+#
+# To add a job, let it depend on $(DEMO) (runs the program) or $(DEV) (has the tools, too), write its help after '##',
+# and name it in .PHONY.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+TRAIN_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := $(VENV)/installed-demo
+DEV := $(VENV)/installed-dev
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
+.PHONY: help train test lint format typecheck clean distclean
+
+help:  ## List the jobs.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+train: $(DEMO)  ## Train the default model on the embedded dataset; run again, it goes on or says it is finished.
+	$(BIN)/loopwright train $(TRAIN_ARGS)
+
+test: $(DEV)  ## Run the tests.
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(DEV)  ## Check the code's style.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(DEV)  ## Put the code into the project's style.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+typecheck: $(DEV)  ## Check the types. The link gives mypy a folder named loopwright (see BUILD.md).
+	@mkdir -p .typecheck && ln -sfn .. .typecheck/loopwright
+	MYPYPATH=.typecheck $(BIN)/mypy -p loopwright.trainer -p loopwright.data -p loopwright.models -p loopwright.flags
+
+clean:  ## Delete caches and built files. Keeps .venv, and runs/ in any case.
+	rm -rf build dist *.egg-info .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+distclean: clean  ## Delete .venv, too.
+	rm -rf $(VENV)
+
+# The set-up. The files installed-* stand for a finished install, so that it is repeated only when its inputs change.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO): setup.py pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(DEV): setup.py pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(DEMO) $@
