@@ -10,6 +10,7 @@ from loopwright.flags.config import (
     Optimization,
     Run,
     identity,
+    to_arguments,
     to_flagfile,
 )
 from loopwright.flags.parse import (
@@ -39,5 +40,6 @@ __all__ = [
     "identity",
     "nearest",
     "parse",
+    "to_arguments",
     "to_flagfile",
 ]

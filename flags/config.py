@@ -177,14 +177,23 @@ def identity(config: Config) -> dict[str, Any]:
     return {name: value for name, value in flag_values(config).items() if name in names}
 
 
-def to_flagfile(config: Config) -> str:
-    """The run as a flagfile: every flag that has a value, except where the run lies and what it overwrites."""
-    lines = []
-    for name, value in flag_values(config).items():
-        if name in ("workdir", "overwrite", "json") or value is None:
-            continue
+def to_arguments(group: Any) -> list[str]:
+    """One of the groups as the words of a command line; flags without a value are left out."""
+    words = []
+    for name, value in dataclasses.asdict(group).items():
         if isinstance(value, bool):
-            lines.append(f"--{name}" if value else f"--no{name}")
-        else:
-            lines.append(f"--{name}={value}")
-    return "\n".join(lines) + "\n"
+            words.append(f"--{name}" if value else f"--no{name}")
+        elif value is not None:
+            words.append(f"--{name}={value}")
+    return words
+
+
+def to_flagfile(config: Config) -> str:
+    """The run as a flagfile: every flag that has a value, except where the run lies, what it overwrites and prints."""
+    run = dataclasses.replace(config.run, workdir=None)
+    groups = (config.data, config.model, config.optimization, run)
+    words = [word for group in groups for word in to_arguments(group)]
+    return (
+        "\n".join(word for word in words if word.removeprefix("--no").removeprefix("--") not in ("overwrite", "json"))
+        + "\n"
+    )

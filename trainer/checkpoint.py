@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from loopwright.trainer import commit
@@ -57,7 +58,7 @@ class Checkpoint:
             return folder
         self.before_commit()
         checkpoint = tf.train.Checkpoint(**state.trackables())
-        facts = {"step": step, "tensorflow": tf.__version__, "keras": _keras_version(), **self.facts}
+        facts = {"step": step, "tensorflow": tf.__version__, "keras": keras.__version__, **self.facts}
         commit.commit_folder(folder, lambda temporary: checkpoint.write(str(temporary / _PREFIX)), facts)
         commit.replace_file(self.directory / _LATEST, folder.name + "\n")
         for old in self.folders()[: -self.keep]:
@@ -85,24 +86,27 @@ class Checkpoint:
 def restore_folder(folder: str | os.PathLike[str], state: TrainState) -> dict[str, Any]:
     """Restores one committed checkpoint into a state that was built like the saved one; returns its manifest.
 
-    Every file is checked against the manifest before TensorFlow sees it. Raises TrainingError.
+    Every file is checked against the manifest before TensorFlow sees it. Raises TrainingError for a damaged checkpoint, and
+    for one that holds other variables than the state.
     """
+    return _read(folder, state.trackables(), lambda status: status.assert_consumed())
+
+
+def restore_weights(folder: str | os.PathLike[str], model: keras.Model) -> dict[str, Any]:
+    """Restores the model's weights alone from a committed checkpoint; returns its manifest. Raises as `restore_folder`."""
+    return _read(folder, {"model": model}, lambda status: status.assert_existing_objects_matched().expect_partial())
+
+
+def _read(folder: str | os.PathLike[str], trackables: dict[str, Any], check: Callable[[Any], Any]) -> dict[str, Any]:
     try:
         manifest = commit.read_manifest(folder)
     except commit.Damaged as error:
         raise TrainingError(
             f"the checkpoint is damaged: {error}; move that folder away to go on from the one before"
         ) from None
-    checkpoint = tf.train.Checkpoint(**state.trackables())
     try:
-        checkpoint.read(str(pathlib.Path(folder) / _PREFIX)).assert_consumed()
+        check(tf.train.Checkpoint(**trackables).read(str(pathlib.Path(folder) / _PREFIX)))
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(f"the checkpoint {folder} doesn't fit this model and optimizer: {first_line}") from error
     return manifest
-
-
-def _keras_version() -> str:
-    import keras
-
-    return keras.__version__

@@ -91,12 +91,7 @@ def train(
         before = current
         target = min([num_steps, *(hook.next_due(before) for hook in periodic)])
         current += run(target - before)
-        due = [
-            hook
-            for hook in hooks
-            if hook not in at_the_end
-            and (hook not in periodic or hook.next_due(before) <= current or current == num_steps)
-        ]
+        due = [hook for hook in hooks if _is_due(hook, before, current, last=current == num_steps)]
         if not due:
             continue
         metrics = _take_metrics(state, due)
@@ -106,6 +101,13 @@ def train(
             _call(rest, state, metrics if _reads(due) else _take_metrics(state, rest))
     _call(at_the_end, state, metrics)
     return state
+
+
+def _is_due(hook: Any, before: int, current: int, *, last: bool) -> bool:
+    """Whether a hook is called between two calls of the execution: plain callables always are."""
+    if isinstance(hook, at_end):
+        return False
+    return last or not hasattr(hook, "next_due") or hook.next_due(before) <= current
 
 
 def _reads(hooks: list[Hook]) -> bool:

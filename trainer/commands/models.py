@@ -1,0 +1,51 @@
+"""`loopwright models [NAME]`: what there is, or the summary of one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+
+from loopwright import flags, models
+from loopwright.trainer.commands import setup
+from loopwright.trainer.errors import TrainingError
+
+USAGE = "usage: loopwright models [NAME] [--flags]"
+HELP = "Lists the models, or prints the summary of NAME (a listed model, or module:function), built with real shapes."
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses the flags, and lists or summarises."""
+    (listing,), names = flags.parse(argv, [flags.Listing], usage=USAGE, help_text=HELP, positional="NAME")
+    if names:
+        return _summarise(names[0], listing)
+    if listing.json:
+        print(json.dumps({name: entry._asdict() for name, entry in models.MODELS.items()}))
+        return 0
+    for name, entry in models.MODELS.items():
+        print(f"{name:<16}{entry.outputs:<15}{entry.summary}")
+    print(f"{'module:function':<16}{'':<15}Your own: a function of (input_shape, num_classes), or of nothing.")
+    return 0
+
+
+def _summarise(name: str, listing: flags.Listing) -> int:
+    models.check_name(name)
+    try:
+        shape = tuple(int(size) for size in listing.input_shape.split(","))
+        if min(shape) < 1:
+            raise ValueError
+    except ValueError:
+        raise flags.UsageError(f"--input_shape={listing.input_shape}: give sizes such as 28,28,1") from None
+    setup.start_tensorflow()
+    from loopwright.trainer.export import functional_twin
+
+    model = models.create(name, shape, listing.num_classes)
+    outputs = "probabilities" if models.ends_in_probabilities(name, model) else "logits"
+    if listing.json:
+        print(json.dumps({"model": name, "outputs": outputs, "parameters": model.count_params()}))
+        return 0
+    with contextlib.suppress(TrainingError):  # no twin where `call` uses raw operations: a summary without shapes
+        model = functional_twin(model, shape)
+    model.summary()
+    print(f"ends in {outputs}")
+    return 0
