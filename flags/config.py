@@ -94,7 +94,9 @@ class Run:
     )
     train_steps: int | None = flag(None, "Steps in total, instead of --epochs.", minimum=1, common=True)
     workdir: str | None = flag(None, "Folder of the run (default: runs/<dataset>-<model>-<identity>).", common=True)
-    seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, identity=True, common=True)
+    seed: int = flag(
+        0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32, identity=True, common=True
+    )
     execution: str = flag(
         "graph",
         "How steps run: graph (compiled loop) or eager (for debugging).",
@@ -127,7 +129,7 @@ class Benchmark:
 
     train_steps: int = flag(200, "Steps that one measurement times.", minimum=1, common=True)
     repeats: int = flag(5, "Interleaved repeats of every row.", minimum=1, common=True)
-    seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0)
+    seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32)
     steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
     output: str | None = flag(None, "Folder for benchmark.json.", common=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
