@@ -1,0 +1,106 @@
+"""Fixtures: tiny data and models that train in milliseconds, and mnist_5k prepared once for all workers."""
+
+import fcntl
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The root of the sources."""
+    return pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> pathlib.Path:
+    """A data_dir with mnist_5k, prepared once and shared over the workers of pytest-xdist."""
+    from loopwright import data
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "tfds"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        data.load("mnist_5k", data_dir=str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_feed() -> Callable[..., Any]:
+    """`make_feed(samples=70, batch_size=16)`: random uint8 images 8x8 of three classes; the last batch of 70 is ragged."""
+    import numpy as np
+
+    from loopwright.data.feed import array_feed
+
+    def make(samples: int = 70, batch_size: int = 16, side: int = 8, **options: Any) -> Any:
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, 256, (samples, side, side, 1), np.uint8)
+        return array_feed(x, rng.integers(0, 3, samples), batch_size=batch_size, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """`tiny_model(dropout=True)`: a convolution, batch norm and dropout, giving logits for 8x8 images of three classes."""
+    import keras
+    from keras import layers
+
+    def make(dropout: bool = True) -> keras.Model:
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(4, 3, activation="relu", name="conv"),
+                layers.BatchNormalization(name="norm"),
+                layers.Dropout(0.5 if dropout else 0.0, name="dropout"),
+                layers.Flatten(name="flatten"),
+                layers.Dense(3, dtype="float32", name="dense"),
+            ],
+            name="tiny",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_state(tiny_model: Callable[..., Any]) -> Callable[..., Any]:
+    """`make_state()`: the tiny model with Adam, always from the same seed; `model` is a function that builds another."""
+    import keras
+
+    from loopwright import trainer
+
+    def make(
+        model: Callable[[], Any] = tiny_model,
+        optimizer: str = "adam",
+        learning_rate: Any = 1e-3,
+        precision: str = "float32",
+        **options: Any,
+    ) -> trainer.TrainState:
+        keras.utils.set_random_seed(0)
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(precision)
+        try:
+            network = model()
+        finally:
+            keras.config.set_dtype_policy(before)
+        return trainer.TrainState.create(
+            network,
+            trainer.make_optimizer(optimizer, learning_rate, momentum=0.9, weight_decay=0.01, precision=precision),
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def objective() -> Any:
+    """Cross-entropy and accuracy over the tiny model's logits."""
+    from loopwright import trainer
+
+    return trainer.classification(from_logits=True)

@@ -1,0 +1,110 @@
+"""The facts about flags that other code relies on: what a run's identity is, and that flags survive a flagfile."""
+
+import dataclasses
+import pathlib
+import tempfile
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from loopwright import flags
+from loopwright.flags.config import flag_values
+from loopwright.flags.parse import _kind
+
+FIELDS = [(group, field) for group in flags.TRAIN_GROUPS for field in dataclasses.fields(group)]
+IDENTITY = {
+    *("dataset", "train_split", "eval_split", "batch_size", "drop_remainder", "model", "precision", "optimizer"),
+    *("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay", "seed", "execution", "deterministic"),
+}
+FREE = {
+    *("data_dir", "manual_dir", "download", "epochs", "train_steps", "workdir", "steps_per_call", "log_every"),
+    *("eval_every", "checkpoint_every", "keep", "overwrite", "json"),
+}
+
+
+def values_of(group: type, field: dataclasses.Field) -> st.SearchStrategy[Any]:
+    """Values that the flag accepts."""
+    meta, kind = field.metadata, _kind(group, field)
+    if meta["choices"]:
+        values: st.SearchStrategy[Any] = st.sampled_from(meta["choices"])
+    elif kind is bool:
+        values = st.booleans()
+    elif kind is int:
+        top = 2**31 if meta["below"] is None else int(meta["below"]) - 1
+        values = st.integers(int(meta["minimum"]), top)
+    elif kind is float:
+        low, strict = (meta["minimum"], False) if meta["above"] is None else (meta["above"], True)
+        values = st.floats(
+            low, meta["below"], exclude_min=strict, exclude_max=meta["below"] is not None, allow_infinity=False
+        )
+    else:
+        values = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" ")).map(str.strip)
+    return values | st.none() if field.default is None else values
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> flags.Config:
+    """Any run that can be asked for."""
+    groups = [
+        group(**{field.name: draw(values_of(group, field), label=field.name) for field in dataclasses.fields(group)})
+        for group in flags.TRAIN_GROUPS
+    ]
+    data, model, optimization, run = groups
+    if run.epochs is not None:
+        run = dataclasses.replace(run, train_steps=None)
+    return flags.Config(data, model, optimization, run)
+
+
+def replaced(config: flags.Config, name: str, value: Any) -> flags.Config:
+    for group in dataclasses.fields(config):
+        part = getattr(config, group.name)
+        if name in {field.name for field in dataclasses.fields(part)}:
+            return dataclasses.replace(config, **{group.name: dataclasses.replace(part, **{name: value})})
+    raise KeyError(name)
+
+
+def another_value(group: type, field: dataclasses.Field) -> Any:
+    kind = _kind(group, field)
+    if field.metadata["choices"]:
+        return next(choice for choice in field.metadata["choices"] if choice != field.default)
+    return not field.default if kind is bool else "other" if kind is str else kind(1) / 2 if kind is float else 7
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(configs())
+def test_flagfile_repeats_the_run(config: flags.Config) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "flags.txt"
+        path.write_text(flags.to_flagfile(config), encoding="utf-8")
+        groups, _ = flags.parse([f"--flagfile={path}"], flags.TRAIN_GROUPS, usage="", help_text="")
+    again = flags.config_from_groups(groups)
+    expected = dataclasses.replace(
+        config, run=dataclasses.replace(config.run, workdir=None, overwrite=False, json=False)
+    )
+    assert again == expected
+    assert flags.identity(again) == flags.identity(config)
+
+
+@pytest.mark.parametrize(("group", "field"), FIELDS, ids=lambda part: getattr(part, "name", ""))
+def test_identity_changes_with_identity_flags_only(group: type, field: dataclasses.Field) -> None:
+    changed = replaced(flags.Config(), field.name, another_value(group, field))
+    assert changed != flags.Config()
+    assert (flags.identity(changed) != flags.identity(flags.Config())) == field.metadata["identity"]
+
+
+def test_identity_is_what_the_contract_says() -> None:
+    assert set(flags.identity(flags.Config())) == IDENTITY
+    assert set(flag_values(flags.Config())) == IDENTITY | FREE
+
+
+def test_identity_holds_the_length_where_the_schedule_does() -> None:
+    cosine = replaced(flags.Config(), "schedule", "cosine")
+    assert flags.identity(replaced(cosine, "epochs", 3)) != flags.identity(replaced(cosine, "epochs", 4))
+    assert flags.identity(replaced(cosine, "train_steps", 3)) != flags.identity(replaced(cosine, "train_steps", 4))
+
+
+def test_config_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        flags.Config().data.batch_size = 1  # type: ignore[misc]

@@ -1,0 +1,158 @@
+"""From words to dataclasses, and one line for every mistake."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import pytest
+from absl import flags as absl_flags
+
+from loopwright import flags
+
+COMMAND_GROUPS = [flags.TRAIN_GROUPS, (flags.Evaluation,), (flags.Benchmark,), (flags.Listing,)]
+
+
+def parse(*words: str, groups: Sequence[type] = flags.TRAIN_GROUPS) -> flags.Config:
+    return flags.config_from_groups(flags.parse(words, groups, usage="usage", help_text="help")[0])
+
+
+@pytest.mark.parametrize("groups", COMMAND_GROUPS, ids=lambda groups: groups[-1].__name__)
+def test_define_flags_defines_every_field_on_a_fresh_flag_values(groups: Sequence[type]) -> None:
+    flag_values = absl_flags.FlagValues()
+    flags.define_flags(flag_values, groups)
+    flag_values(["program"])
+    for group in groups:
+        for field in dataclasses.fields(group):
+            assert flag_values[field.name].value == field.default
+            assert flag_values[field.name].help == field.metadata["help"]
+    assert not {field.name for group in groups for field in dataclasses.fields(group)} & set(absl_flags.FLAGS)
+
+
+def test_define_flags_twice_raises() -> None:
+    flag_values = absl_flags.FlagValues()
+    flags.define_flags(flag_values)
+    with pytest.raises(absl_flags.DuplicateFlagError):
+        flags.define_flags(flag_values)
+
+
+def test_parse_of_nothing_gives_the_defaults() -> None:
+    assert parse() == flags.Config()
+
+
+def test_parse_gives_values_of_the_fields_types() -> None:
+    config = parse("--batch_size=64", "--learning_rate", "1", "--nodownload", "--workdir=x", "--epochs=3")
+    assert (config.data.batch_size, config.data.download) == (64, False)
+    assert isinstance(config.optimization.learning_rate, float)
+    assert (config.run.workdir, config.run.epochs, config.run.train_steps) == ("x", 3, None)
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("--optimizer=adm", ["did you mean 'adam'?", "(adam, adamw, sgd)"]),
+        ("--schedule=cosin", ["did you mean 'cosine'?"]),
+        ("--precision=mixed_bf16", ["did you mean 'mixed_bfloat16'?"]),
+        ("--execution=grpah", ["did you mean 'graph'?"]),
+        ("--execution=zzz", ["(graph, eager)"]),
+        ("--batch_size=0", ["at least 1"]),
+        ("--batch_size=-4", ["at least 1"]),
+        ("--batch_size=3.5", ["not a whole number"]),
+        ("--batch_size=many", ["not a whole number"]),
+        ("--learning_rate=0", ["greater than 0"]),
+        ("--learning_rate=-0.1", ["greater than 0"]),
+        ("--learning_rate=nan", ["not a number"]),
+        ("--learning_rate=inf", ["not a number"]),
+        ("--learning_rate=fast", ["not a number"]),
+        ("--momentum=1", ["less than 1"]),
+        ("--weight_decay=-1", ["at least 0"]),
+        ("--warmup_steps=-1", ["at least 0"]),
+        ("--epochs=0", ["at least 1"]),
+        ("--train_steps=0", ["at least 1"]),
+        ("--seed=-1", ["at least 0"]),
+        ("--seed=4294967296", ["less than 4294967296"]),
+        ("--log_every=0", ["at least 1"]),
+        ("--eval_every=0", ["at least 1"]),
+        ("--checkpoint_every=0", ["at least 1"]),
+        ("--steps_per_call=0", ["at least 1"]),
+        ("--keep=0", ["at least 1"]),
+        ("--download=maybe", []),
+    ],
+)
+def test_bad_value_is_told_in_a_line_that_names_flag_value_and_choice(word: str, parts: list[str]) -> None:
+    with pytest.raises(flags.UsageError) as error:
+        parse(word)
+    message = str(error.value)
+    assert "\n" not in message
+    assert word in message
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--optimiser=adam"], ["optimiser", "optimizer"]),
+        (["--learning_rat=1"], ["learning_rat'", "learning_rate"]),
+        (["--zzz"], ["zzz"]),
+        (["--batch_size"], ["batch_size"]),
+        (["cnn"], ["'cnn'", "--name=value"]),
+        (["--model=cnn", "fast"], ["'fast'"]),
+        (["--epochs=2", "--train_steps=30"], ["--epochs=2", "--train_steps=30", "one of them"]),
+        (["--flagfile=nowhere.txt"], ["nowhere.txt"]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_word_is_told_in_one_line(words: list[str], parts: list[str]) -> None:
+    with pytest.raises(flags.UsageError) as error:
+        parse(*words)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+def test_flagfile_gives_flags_and_later_words_win(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "flags.txt"
+    path.write_text("# a comment\n--batch_size=64\n\n--model=mlp\n--nodownload\n", encoding="utf-8")
+    config = parse(f"--flagfile={path}", "--model=cnn_subclass")
+    assert config.data == flags.Data(batch_size=64, download=False)
+    assert config.model.model == "cnn_subclass"
+
+
+def test_bad_value_in_a_flagfile_is_a_usage_error(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "flags.txt"
+    path.write_text("--batch_size=none\n", encoding="utf-8")
+    with pytest.raises(flags.UsageError, match="--batch_size=none"):
+        parse(f"--flagfile={path}")
+
+
+def test_positional_word_is_returned_where_it_is_asked_for() -> None:
+    _, words = flags.parse(["cnn", "--json"], (flags.Listing,), usage="", help_text="", positional="NAME")
+    assert words == ["cnn"]
+    with pytest.raises(flags.UsageError, match="'mlp'"):
+        flags.parse(["cnn", "mlp"], (flags.Listing,), usage="", help_text="", positional="NAME")
+
+
+@pytest.mark.parametrize("groups", COMMAND_GROUPS, ids=lambda groups: groups[-1].__name__)
+def test_help_shows_common_flags_and_helpfull_all(groups: Sequence[type]) -> None:
+    fields = [field for group in groups for field in dataclasses.fields(group)]
+    for word, shown in (
+        ("--help", {f.name for f in fields if f.metadata["common"]}),
+        ("--helpfull", {f.name for f in fields}),
+    ):
+        with pytest.raises(flags.HelpRequested) as help_text:
+            flags.parse([word, "--batch_size=0"], groups, usage="usage: x", help_text="What it does.")
+        text = str(help_text.value)
+        assert text.startswith("usage: x")
+        assert "What it does." in text
+        assert shown == {f.name for f in fields if f"--{f.name} " in text or f"--[no]{f.name} " in text}
+
+
+def test_help_of_train_shows_fifteen_flags_at_most() -> None:
+    assert sum(f.metadata["common"] for group in flags.TRAIN_GROUPS for f in dataclasses.fields(group)) <= 15
+
+
+@pytest.mark.parametrize(("value", "choice"), [("adm", "'adam'"), ("tarin", "'train'"), ("xyz", None)])
+def test_nearest_names_the_nearest_choice_and_all(value: str, choice: str | None) -> None:
+    phrase = flags.nearest(value, ["adam", "train", "sgd"])
+    assert phrase.endswith("(adam, train, sgd)")
+    assert ("did you mean" in phrase) == (choice is not None)
+    assert (choice or "") in phrase

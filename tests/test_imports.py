@@ -1,0 +1,65 @@
+"""The import rule, read from the sources: imports point one way, and absl.flags stays in flags/."""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("flags", "data", "models", "trainer")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+#: Lines that a file may have; others have 400.
+MOST_LINES = {"trainer/loop.py": 200}
+
+
+def name_of(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def is_root(path: pathlib.Path) -> bool:
+    """Whether a file puts the program together, and may import everything: the commands and what dispatches to them."""
+    return name_of(path).startswith("trainer/commands/") or name_of(path) == "trainer/__main__.py"
+
+
+def imported(path: pathlib.Path) -> Iterator[str]:
+    """The modules that a file imports anywhere, in full: `from a import b` gives `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_point_one_way(path: pathlib.Path) -> None:
+    own = path.relative_to(ROOT).parts[0]
+    ours = [module for module in imported(path) if module.split(".")[0] == "loopwright"]
+    strangers = [module for module in ours if not f"{module}.".startswith(f"loopwright.{own}.")]
+    assert is_root(path) or not strangers
+    assert not [module for module in ours if module.startswith("loopwright.trainer.commands")] or is_root(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_are_absolute(path: pathlib.Path) -> None:
+    modules = list(imported(path))
+    assert not [module for module in modules if module.startswith(".")]
+    assert not [module for module in modules if module.split(".")[0] in PACKAGES]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_absl_flags_are_imported_in_flags_only(path: pathlib.Path) -> None:
+    uses = [module for module in imported(path) if f"{module}.".startswith(("absl.flags.", "absl.app."))]
+    assert not uses or path.parent == ROOT / "flags"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_file_is_short(path: pathlib.Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES.get(name_of(path), 400)
+
+
+def test_import_rule_sees_every_form_of_import(tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "module.py"
+    source.write_text("import a.b\nfrom c import d\ndef f():\n    from . import e\n    from .g import h\n")
+    assert set(imported(source)) == {"a.b", "c.d", "..e", ".g.h"}
