@@ -11,19 +11,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loopwright.data.dataset import DATASETS, DataError, Dataset, load
-    from loopwright.data.feed import ArrayFeed, Feed
+    from loopwright.data.dataset import DATASETS, Dataset, load
+    from loopwright.data.errors import DataError
+    from loopwright.data.feed import Feed, RandomAccessFeed, array_feed
+    from loopwright.data.stacks import StackedFeed
 
 _HOME = {
     "DATASETS": "loopwright.data.dataset",
-    "ArrayFeed": "loopwright.data.feed",
-    "DataError": "loopwright.data.dataset",
+    "DataError": "loopwright.data.errors",
     "Dataset": "loopwright.data.dataset",
     "Feed": "loopwright.data.feed",
+    "RandomAccessFeed": "loopwright.data.feed",
+    "StackedFeed": "loopwright.data.stacks",
+    "array_feed": "loopwright.data.feed",
     "load": "loopwright.data.dataset",
 }
 
-__all__ = ["DATASETS", "ArrayFeed", "DataError", "Dataset", "Feed", "load"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Feed", "RandomAccessFeed", "StackedFeed", "array_feed", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,18 +15,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from loopwright.data import prepare
-from loopwright.data.feed import ArrayFeed
+from loopwright.data.errors import DataError
+from loopwright.data.feed import RandomAccessFeed, array_feed
 
 #: Datasets of our own, by name. Every other name is a TFDS builder's.
 DATASETS = {"mnist_5k": "loopwright.data.mnist_5k:Mnist5k"}
-
-
-class DataError(Exception):
-    """Data that isn't there or isn't right; the message says which and what to do."""
-
-    def __init__(self, message: str, *, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,16 +57,16 @@ class Dataset:
                 digest.update(sample[self.input_key].numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def train_feed(self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False) -> ArrayFeed:
+    def train_feed(self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False) -> RandomAccessFeed:
         """The shuffled, endless feed over the training split."""
         return self._feed(self.train_split, batch_size, seed=seed, shuffle=True, drop_remainder=drop_remainder)
 
-    def eval_feed(self, batch_size: int) -> ArrayFeed:
+    def eval_feed(self, batch_size: int) -> RandomAccessFeed:
         """The evaluation split in fixed order, every sample once; the last batch may be ragged."""
         size = self.builder.info.splits[self.eval_split].num_examples
         return self._feed(self.eval_split, min(batch_size, size), shuffle=False)
 
-    def _feed(self, split: str, batch_size: int, **options: Any) -> ArrayFeed:
+    def _feed(self, split: str, batch_size: int, **options: Any) -> RandomAccessFeed:
         size = self.builder.info.splits[split].num_examples
         if batch_size > size:
             raise DataError(
@@ -82,7 +75,7 @@ class Dataset:
                 exit_code=2,
             )
         x, y = self.arrays(split)
-        return ArrayFeed(tf.constant(x), tf.constant(y), batch_size, **options)
+        return array_feed(x, y, batch_size, **options)
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """A split decoded into dense arrays: x `[N, ...]` of the builder's dtype and y `[N]` int64, in fixed order.

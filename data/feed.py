@@ -1,20 +1,32 @@
 """Feeds: the stream is a function of the step.
 
-A batch is a dict of tensors: `x` `[B, ...]` float32, `y` `[B]` int64, `index` `[B]` int64 (the sample's place in its
-split). What comes after a step is a pure function of (seed, step, shard), so a resumed run re-creates its stream at the
-step where it stopped and no iterator is ever saved.
+A batch is a dict of tensors: `x` `[B, ...]` float32 (or a dict of such, by input name), `y` `[B]` int64 (or the regression
+target, float32), `index` `[B]` int64 (the sample's place in its split) and, where there are any, `sample_weight` `[B]`
+float32 and `mask` `[B]` bool (false where a row is padding). What comes after a step is a pure function of (seed, step,
+shard), so a resumed run re-creates its stream at the step where it stopped and no iterator is ever saved.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-Batch = dict[str, tf.Tensor]
+from loopwright.data.stacks import StackedFeed
+
+#: Tensors by name; those of `x` may be a dict again.
+Batch = dict[str, Any]
+
+#: From inputs `x` and the places of their samples (`index`, `epoch`, both `[B]` int64) to inputs of the same shape.
+Augmentation = Callable[[Any, tf.Tensor, tf.Tensor], Any]
+
+
+#: What `tf.random.experimental.index_shuffle` puts before its two seeds: so a permutation here is the one it gives.
+_INDEX_SHUFFLE_SEED = 498247692
 
 
 class Feed(Protocol):
@@ -27,7 +39,17 @@ class Feed(Protocol):
     def examples_per_epoch(self) -> int: ...
 
     @property
-    def element_spec(self) -> dict[str, tf.TensorSpec]: ...
+    def element_spec(self) -> dict[str, Any]: ...
+
+    @property
+    def has_ragged_batch(self) -> bool:
+        """Whether the last batch of an epoch is smaller than the others."""
+        ...
+
+    @property
+    def end(self) -> int | None:
+        """The step before which the stream ends, or None for one that goes on for ever."""
+        ...
 
     def __call__(self, start_step: int = 0) -> tf.data.Dataset: ...
 
@@ -36,41 +58,46 @@ class Feed(Protocol):
     def stacked(self, k: int) -> StackedFeed: ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayFeed:
-    """A feed over arrays in memory.
+class Source(Protocol):
+    """Samples by their place: what a random-access feed reads from."""
 
-    Shuffled feeds go on for ever: each epoch is a permutation of its own, without replacement, drawn by
-    `index_shuffle` from (seed, epoch). Feeds in fixed order (`shuffle=False`) end after one epoch.
+    @property
+    def num_examples(self) -> int: ...
 
-    Args:
-      x: `[N, ...]`; uint8 is scaled to [0, 1] by multiplying with float32(1/255), other dtypes are passed as they are.
-      y: `[N]` int64 labels.
-      batch_size: samples in a global batch, 1 to N.
-      drop_remainder: leave out the ragged last batch of each epoch.
-      shard_index, shard_count: this feed gives every `shard_count`-th row of each global batch.
+    def gather(self, index: tf.Tensor) -> Batch:
+        """The samples of places `[B]` int64, as they are stored: `x`, `y` and, where there are any, `sample_weight`."""
+        ...
 
-    Raises ValueError for a batch size or a shard out of range.
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """The arithmetic of epochs, which every feed shares.
+
+    Shuffled feeds go on for ever; feeds in fixed order end after one epoch. With `pad` every batch has `batch_size` rows:
+    the last sample is repeated in the ragged last batch, where `mask` is false.
+
+    Raises ValueError for a batch size or a shard out of range, and for `pad` together with `drop_remainder`.
     """
 
-    x: tf.Tensor
-    y: tf.Tensor
+    num_examples: int
     batch_size: int
-    seed: int = 0
     shuffle: bool = True
     drop_remainder: bool = False
+    pad: bool = False
     shard_index: int = 0
     shard_count: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.num_examples:
+        if min(self.batch_size, self.num_examples) < 1:
+            raise ValueError(f"batch_size={self.batch_size}, {self.num_examples} samples: both must be at least 1")
+        if self.batch_size > self.num_examples and not self.pad:
             raise ValueError(f"batch_size={self.batch_size} must lie between 1 and the split's {self.num_examples}")
         if not 0 <= self.shard_index < self.shard_count <= self.batch_size:
             raise ValueError(f"shard {self.shard_index} of {self.shard_count}: must lie within 1 to the batch size")
-
-    @property
-    def num_examples(self) -> int:
-        return int(self.x.shape[0])
+        if self.pad and self.drop_remainder:
+            raise ValueError(
+                "pad and drop_remainder contradict each other: one fills the last batch, one leaves it out"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,53 +108,145 @@ class ArrayFeed:
     def examples_per_epoch(self) -> int:
         return min(self.num_examples, self.steps_per_epoch * self.batch_size)
 
-    @functools.cached_property
-    def element_spec(self) -> dict[str, tf.TensorSpec]:
-        return self().element_spec
+    @property
+    def has_ragged_batch(self) -> bool:
+        return self.examples_per_epoch % self.batch_size != 0 and not self.pad
 
-    def shard(self, index: int, count: int) -> ArrayFeed:
-        """The part of every global batch that belongs to the replica `index` of `count`."""
+    @property
+    def end(self) -> int | None:
+        return None if self.shuffle else self.steps_per_epoch
+
+    @property
+    def rows(self) -> int | None:
+        """The rows of every batch of this shard; None if they vary."""
+        if self.has_ragged_batch:
+            return None
+        return len(range(self.shard_index, self.batch_size, self.shard_count))
+
+    def shard(self, index: int, count: int) -> Epochs:
+        """The same epochs, seen by the replica `index` of `count`."""
         return dataclasses.replace(self, shard_index=index, shard_count=count)
 
-    def stacked(self, k: int) -> StackedFeed:
-        """The same stream with k consecutive batches a stack, for executions that run k steps as one program."""
-        return StackedFeed(self, k)
 
-    def indices(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The samples `[B]` int64 of a step and its epoch, both a pure function of (seed, step, shard)."""
-        epoch, place = step // self.steps_per_epoch, step % self.steps_per_epoch
-        start = place * self.batch_size
-        stop = tf.minimum(start + self.batch_size, self.examples_per_epoch)
-        positions = tf.range(start + self.shard_index, stop, self.shard_count, dtype=tf.int64)
-        if not self.shuffle:
-            return positions, epoch
-        seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
-        last = tf.constant(self.num_examples - 1, tf.int64)
-        return tf.random.experimental.index_shuffle(positions, seed, last), epoch
+@dataclasses.dataclass(frozen=True, eq=False)
+class RandomAccessFeed:
+    """A feed over a source whose samples can be read in any order, from memory or from files.
+
+    Each epoch is a permutation of its own, without replacement, drawn by `index_shuffle` from (seed, epoch): a global
+    shuffle with no buffer, opened at any step in constant time. Whatever the source, the batches are the same.
+
+    A shard gives every `shard_count`-th row of each global batch; in a ragged batch with fewer rows than shards, the last
+    shards' rows are none (choose `pad` or `drop_remainder` where that hurts).
+
+    Args:
+      source: where the samples are.
+      epochs: how many they are, and how they fall into batches.
+      seed: of the permutations, 64 bits.
+      augment: applied to `x` as stored, or None.
+    """
+
+    source: Source
+    epochs: Epochs
+    seed: int = 0
+    augment: Augmentation | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.epochs.steps_per_epoch
+
+    @property
+    def examples_per_epoch(self) -> int:
+        return self.epochs.examples_per_epoch
+
+    @property
+    def has_ragged_batch(self) -> bool:
+        return self.epochs.has_ragged_batch
+
+    @property
+    def end(self) -> int | None:
+        return self.epochs.end
+
+    @functools.cached_property
+    def element_spec(self) -> dict[str, Any]:
+        return self().element_spec
+
+    def shard(self, index: int, count: int) -> RandomAccessFeed:
+        """The part of every global batch that belongs to the replica `index` of `count`."""
+        return dataclasses.replace(self, epochs=self.epochs.shard(index, count))
+
+    def stacked(self, k: int) -> StackedFeed:
+        """The same stream with k consecutive batches a stack, made in one go: see `StackedFeed`."""
+        return StackedFeed(self, k, lambda stacked, start_step: self._stacks(stacked, start_step))
+
+    def places(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Which samples the steps `[K]` int64 see: `index`, `epoch` (int64) and `mask` (bool), each `[K, B]`.
+
+        A pure function of (seed, step, shard). The steps must have batches of one size.
+        """
+        epochs = self.epochs
+        epoch, first = steps // self.steps_per_epoch, steps % self.steps_per_epoch * epochs.batch_size
+        rows = tf.range(epochs.batch_size, dtype=tf.int64)
+        if epochs.has_ragged_batch:
+            rows = rows[: tf.minimum(epochs.examples_per_epoch - first[0], epochs.batch_size)]
+        position = first[:, tf.newaxis] + rows
+        mask = position < epochs.num_examples
+        position = tf.minimum(position, epochs.num_examples - 1)
+        epoch = tf.broadcast_to(epoch[:, tf.newaxis], tf.shape(position))
+        index = self._shuffled(position, epoch) if epochs.shuffle else position
+        mine = slice(epochs.shard_index, None, epochs.shard_count)
+        return index[:, mine], epoch[:, mine], mask[:, mine]
 
     def batch(self, step: tf.Tensor) -> Batch:
         """The batch of a step: an int64 scalar tensor."""
-        index, _ = self.indices(step)
-        if self.examples_per_epoch % self.batch_size == 0 and self.batch_size % self.shard_count == 0:
-            index = tf.ensure_shape(index, [self.batch_size // self.shard_count])
-        return {"x": scale(tf.gather(self.x, index)), "y": tf.gather(self.y, index), "index": index}
+        index, epoch, mask = (part[0] for part in self.places(tf.reshape(step, [1])))
+        if self.epochs.rows is not None:
+            index, epoch, mask = (tf.ensure_shape(part, [self.epochs.rows]) for part in (index, epoch, mask))
+        return make_batch(
+            self.source.gather(index), index, epoch, mask=mask if self.epochs.pad else None, augment=self.augment
+        )
 
     def __call__(self, start_step: int = 0) -> tf.data.Dataset:
-        stop = np.iinfo(np.int64).max if self.shuffle else self.steps_per_epoch
-        steps = tf.data.Dataset.range(start_step, stop)
+        stop = np.iinfo(np.int64).max if self.end is None else self.end
+        steps = tf.data.Dataset.range(start_step, max(stop, start_step))
         batches = steps.map(self.batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.prefetch(tf.data.AUTOTUNE)
 
+    def _shuffled(self, position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        """Positions `[K, B]` in the permutation of each one's epoch."""
+        flat = tf.reshape(epoch, [-1])
+        seeds = [tf.fill(tf.shape(flat), tf.constant(part, tf.int64)) for part in (_INDEX_SHUFFLE_SEED, self.seed)]
+        index = tf.raw_ops.RandomIndexShuffle(
+            index=tf.reshape(position, [-1]),
+            seed=tf.stack([*seeds, flat], axis=1),
+            max_index=tf.constant(self.epochs.num_examples - 1, tf.int64),
+            rounds=4,
+        )
+        return tf.reshape(index, tf.shape(position))
 
-@dataclasses.dataclass(frozen=True)
-class StackedFeed:
-    """A feed whose elements are stacks `[K, B, ...]` of k consecutive batches, for feeds without ragged batches."""
+    def _stacks(self, stacked: StackedFeed, start_step: int) -> tf.data.Dataset:
+        def stack(begin: tf.Tensor) -> Batch:
+            ahead = tf.minimum(tf.range(stacked.rows(begin)), stacked.length_tensor(begin) - 1)
+            index, epoch, mask = self.places(begin + ahead)
+            if self.epochs.rows is not None:
+                shape = [stacked.k, self.epochs.rows]
+                index, epoch, mask = (tf.ensure_shape(part, shape) for part in (index, epoch, mask))
+            flat = [tf.reshape(part, [-1]) for part in (index, epoch, mask)]
+            batch = make_batch(
+                self.source.gather(flat[0]), *flat[:2], mask=flat[2] if self.epochs.pad else None, augment=self.augment
+            )
+            return tf.nest.map_structure(lambda tensor: _fold(tensor, index), batch)
 
-    feed: Feed
-    k: int
+        stacks = stacked.starts(start_step).map(stack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return stacks.prefetch(2)
 
-    def __call__(self, start_step: int = 0) -> tf.data.Dataset:
-        return self.feed(start_step).batch(self.k)
+
+def make_batch(
+    raw: Batch, index: tf.Tensor, epoch: tf.Tensor, *, mask: tf.Tensor | None, augment: Augmentation | None
+) -> Batch:
+    """From raw samples to a batch, for every feed: augmented, scaled, and labelled with their places."""
+    x = raw["x"] if augment is None else augment(raw["x"], index, epoch)
+    batch = {**raw, "x": tf.nest.map_structure(scale, x), "index": index}
+    return batch if mask is None else {**batch, "mask": mask}
 
 
 def scale(x: tf.Tensor) -> tf.Tensor:
@@ -139,6 +258,31 @@ def scale(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(x, tf.float32) * tf.constant(np.float32(1 / 255)) if x.dtype == tf.uint8 else x
 
 
-def array_feed(x: Any, y: Any, **options: Any) -> ArrayFeed:
-    """An `ArrayFeed` over anything that converts to tensors, such as NumPy arrays."""
-    return ArrayFeed(tf.convert_to_tensor(x), tf.convert_to_tensor(y), **options)
+def array_feed(
+    x: Any,
+    y: Any,
+    batch_size: int,
+    *,
+    sample_weight: Any = None,
+    seed: int = 0,
+    augment: Augmentation | None = None,
+    **options: Any,
+) -> RandomAccessFeed:
+    """A feed over arrays in memory: x `[N, ...]` (or a dict of such), y `[N, ...]`, sample_weight `[N]`.
+
+    uint8 inputs are scaled to [0, 1]; other dtypes are passed as they are. The options are those of `Epochs`: `shuffle`,
+    `drop_remainder`, `pad`. Raises ValueError for a batch size out of range and for arrays of different lengths.
+    """
+    from loopwright.data.memory import MemorySource
+
+    source = MemorySource.of(x, y, sample_weight)
+    return RandomAccessFeed(source, Epochs(source.num_examples, batch_size, **options), seed, augment)
+
+
+def _fold(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Rows `[K*B, ...]` as `[K, B, ...]`, the two taken from `like`."""
+    static = like.shape
+    dynamic = tf.shape(like)
+    head = [static[axis] if static[axis] is not None else dynamic[axis] for axis in (0, 1)]
+    folded = tf.reshape(tensor, [*head, *tensor.shape[1:]])
+    return tf.ensure_shape(folded, [static[0], static[1], *tensor.shape[1:]])
