@@ -22,7 +22,7 @@ setup(
     description="Custom training loops for Keras 3 models on TensorFlow",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=list(PACKAGES),
