@@ -26,7 +26,7 @@ train: $(DEMO)  ## Train the default model on the embedded dataset; run again, i
 	$(BIN)/loopwright train $(TRAIN_ARGS)
 
 test: $(DEV)  ## Run the tests.
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check
