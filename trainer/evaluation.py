@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from loopwright.trainer.execution import accumulator
 from loopwright.trainer.objective import Objective
+from loopwright.trainer.optimizers import averaged_weights
 from loopwright.trainer.records import Record, Writer
 from loopwright.trainer.state import TrainState
 
@@ -19,7 +20,11 @@ def evaluate(state: TrainState, feed: Any, objective: Objective) -> dict[str, fl
 
 
 def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[], dict[str, float]]:
-    """`evaluate` to be called again and again: compiled once."""
+    """`evaluate` to be called again and again: compiled once.
+
+    Where the optimizer keeps an average of the weights, that is what's evaluated. The state of Keras metrics is put back
+    after it: they belong to the training window.
+    """
     names, accumulate = accumulator(
         lambda batch: objective(state.model, batch, training=False).metrics, feed.element_spec
     )
@@ -29,8 +34,16 @@ def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[]
         return accumulate(iterator, tf.zeros([len(names), 2], tf.float64), n)
 
     def run() -> dict[str, float]:
-        sums = call(iter(feed()), tf.constant(feed.steps_per_epoch, tf.int64)).numpy()
-        return {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True)}
+        window = [(variable, tf.identity(variable)) for metric in state.metrics for variable in metric.variables]
+        for metric in state.metrics:
+            metric.reset_state()
+        with averaged_weights(state.model, state.optimizer):
+            sums = call(iter(feed()), tf.constant(feed.steps_per_epoch, tf.int64)).numpy()
+        means = {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True)}
+        means |= {name: float(value) for name, value in state.metric_results().items()}
+        for variable, value in window:
+            variable.assign(value)
+        return means
 
     return run
 

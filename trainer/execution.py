@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.objective import Metric
 from loopwright.trainer.state import TrainState
-from loopwright.trainer.step import Step
+from loopwright.trainer.step import Batch, Step
 
 Run = Callable[[int], int]
-Batch = dict[str, tf.Tensor]
 
 
 class Execution(Protocol):
@@ -30,13 +30,7 @@ def graph(steps_per_call: int = 50) -> Execution:
 
     def bind(state: TrainState, step: Step, feed: Any) -> Run:
         iterator = iter(feed(int(state.step)))
-
-        def one(batch: Batch) -> dict[str, Metric]:
-            metrics = step(state, batch)
-            state.step.assign_add(1)
-            return metrics
-
-        names, accumulate = accumulator(one, iterator.element_spec)
+        names, accumulate = accumulator(_counted(state, step), iterator.element_spec)
         state.open_window(names)
 
         @tf.function
@@ -58,10 +52,10 @@ def eager() -> Execution:
 
     def bind(state: TrainState, step: Step, feed: Any) -> Run:
         iterator = iter(feed(int(state.step)))
+        one = _counted(state, step)
 
         def run(n: int) -> int:
-            metrics = step(state, next(iterator))
-            state.step.assign_add(1)
+            metrics = one(next(iterator))
             if not state.window_names:
                 state.open_window(tuple(sorted(metrics)))
             state.window.assign_add(as_window(metrics))
@@ -72,9 +66,81 @@ def eager() -> Execution:
     return bind
 
 
+def xla(steps_per_call: int = 50) -> Execution:
+    """The loop itself one XLA program, over stacks of up to `steps_per_call` batches from the feed.
+
+    One program serves every number of steps (a dynamic trip count over a padded stack), and a second one the ragged last
+    batch of an epoch, where there is one. One replica only. XLA draws other random numbers than `graph` from the same
+    seeds, so dropout masks differ between the two.
+
+    Raises TrainingError for several replicas, and for a step that XLA can't compile.
+    """
+
+    def bind(state: TrainState, step: Step, feed: Any) -> Run:
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise TrainingError("xla runs on one replica only; use --execution=graph", exit_code=2)
+        stacked, begin = feed.stacked(steps_per_call), int(state.step)
+        stacks = iter(stacked(begin))
+        programs: dict[Any, Callable] = {}
+        stack, length, offset = None, 0, 0
+
+        def run(n: int) -> int:
+            nonlocal stack, begin, length, offset
+            if offset == length:
+                begin += length
+                stack, length, offset = next(stacks), stacked.length(begin), 0
+            shapes = tuple(tensor.shape for tensor in tf.nest.flatten(stack))
+            if shapes not in programs:
+                programs[shapes] = _xla_program(state, step, stack)
+            n = min(n, length - offset)
+            state.window.assign(programs[shapes](stack, tf.constant(offset), tf.constant(n), state.window.value()))
+            offset += n
+            return n
+
+        return run
+
+    return bind
+
+
+def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
+    """The compiled loop for stacks of one shape."""
+    spec = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), stack)
+    traced = tf.function(_counted(state, step)).get_concrete_function(spec)
+    names = tuple(sorted(traced.structured_outputs))
+    state.open_window(names)
+
+    @tf.function(jit_compile=True)
+    def call(stack: Any, offset: tf.Tensor, n: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        window = tf.ensure_shape(window, [len(names), 2])
+        for i in tf.range(offset, offset + n):
+            window += as_window(traced(tf.nest.map_structure(lambda tensor: tensor[i], stack)))  # noqa: B023 - traced at once
+        return window
+
+    def first_call(*arguments: tf.Tensor) -> tf.Tensor:
+        try:
+            return call(*arguments)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.NotFoundError) as error:
+            line = next((part for part in str(error).splitlines() if part.strip()), type(error).__name__)
+            raise TrainingError(f"XLA can't run this step ({line.strip()[:300]}); use --execution=graph") from error
+
+    return first_call
+
+
+def _counted(state: TrainState, step: Step) -> Callable[[Batch], dict[str, Metric]]:
+    """The step over a batch, the state's step counted on."""
+
+    def one(batch: Batch) -> dict[str, Metric]:
+        metrics = step(state, batch)
+        state.step.assign_add(1)
+        return metrics
+
+    return one
+
+
 def as_window(metrics: dict[str, Metric]) -> tf.Tensor:
     """Metrics as float64 `[M, 2]`, rows in the order of their names."""
-    return tf.stack([tf.stack([tf.cast(part, tf.float64) for part in metrics[name]]) for name in sorted(metrics)])
+    rows = [tf.stack([tf.cast(part, tf.float64) for part in metrics[name]]) for name in sorted(metrics)]
+    return tf.reshape(tf.stack(rows) if rows else tf.zeros([0, 2], tf.float64), [len(rows), 2])
 
 
 def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[tuple[str, ...], Callable]:

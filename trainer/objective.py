@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import keras
@@ -21,27 +22,68 @@ class Outputs(NamedTuple):
 class Objective(Protocol):
     """Any function of a model and a batch (a dict of tensors) will do."""
 
-    def __call__(self, model: keras.Model, batch: dict[str, tf.Tensor], *, training: bool) -> Outputs: ...
+    def __call__(self, model: keras.Model, batch: dict[str, Any], *, training: bool) -> Outputs: ...
 
 
-def classification(*, from_logits: bool) -> Objective:
+def classification(
+    *,
+    from_logits: bool,
+    label_smoothing: float = 0.0,
+    class_weight: Mapping[int, float] | None = None,
+    metrics: Sequence[keras.metrics.Metric] = (),
+) -> Objective:
     """Cross-entropy over integer labels, with accuracy.
 
     The batch holds `x`, `y` `[B]` int64 and, where there is one, `sample_weight` or a `mask` of padding, `[B]`. The
     model gives `[B, classes]`. Losses that the model adds itself (regularisers, `add_loss`) count.
-    """
-    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
-    def objective(model: keras.Model, batch: dict[str, tf.Tensor], *, training: bool) -> Outputs:
+    Args:
+      label_smoothing: the share of each label that is spread over all classes (Szegedy et al. 2016, section 7).
+      class_weight: a weight for each class, as `fit` takes it: it multiplies the sample's weight; 1 where it is missing.
+      metrics: Keras metrics of one-hot labels and probabilities `[B, classes]`; give them to `TrainState.create` too.
+    """
+    if label_smoothing:
+        loss_fn = keras.losses.CategoricalCrossentropy(from_logits=from_logits, label_smoothing=label_smoothing)
+    else:
+        loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+
+    def objective(model: keras.Model, batch: dict[str, Any], *, training: bool) -> Outputs:
+        labels = batch["y"]
         predictions = model(batch["x"], training=training)
-        loss = total_loss(model, loss_fn(batch["y"], predictions, sample_weight=row_weights(batch)))
-        rows = tf.cast(tf.shape(batch["y"])[0], tf.float32)
-        mask = tf.cast(batch["mask"], tf.float32) if "mask" in batch else tf.ones_like(batch["y"], tf.float32)
-        correct = tf.cast(tf.argmax(predictions, axis=-1) == batch["y"], tf.float32)
-        count = tf.reduce_sum(mask)
+        one_hot = tf.one_hot(labels, predictions.shape[-1]) if label_smoothing or metrics else None
+        weights = row_weights(batch, class_weight)
+        loss = total_loss(model, loss_fn(one_hot if label_smoothing else labels, predictions, sample_weight=weights))
+        for metric in metrics:
+            metric.update_state(one_hot, tf.nn.softmax(predictions) if from_logits else predictions, row_weights(batch))
+        mask = tf.cast(batch["mask"], tf.float32) if "mask" in batch else tf.ones_like(labels, tf.float32)
+        correct = tf.cast(tf.argmax(predictions, axis=-1) == tf.cast(labels, tf.int64), tf.float32)
+        rows, count = tf.cast(tf.shape(labels)[0], tf.float32), tf.reduce_sum(mask)
         return Outputs(loss, {"loss": (loss * rows, count), "accuracy": (tf.reduce_sum(correct * mask), count)})
 
     return objective
+
+
+#: Metrics of one-hot labels and probabilities, by name: from the number of classes to a Keras metric.
+METRICS = {
+    "top_5": lambda classes: keras.metrics.TopKCategoricalAccuracy(k=5, name="top_5"),
+    "auc": lambda classes: keras.metrics.AUC(multi_label=True, num_labels=classes, name="auc"),
+    "f1": lambda classes: keras.metrics.F1Score(average="macro", name="f1"),
+}
+
+
+def make_metrics(names: Sequence[str], num_classes: int) -> list[keras.metrics.Metric]:
+    """Built metrics by the names of `METRICS`; `accuracy`, which every classification has, is passed over.
+
+    Raises ValueError for an unknown name.
+    """
+    unknown = set(names) - {*METRICS, "accuracy"}
+    if unknown:
+        raise ValueError(f"unknown metrics {', '.join(sorted(unknown))}; choose from accuracy, {', '.join(METRICS)}")
+    made = [METRICS[name](num_classes) for name in names if name != "accuracy"]
+    for metric in made:  # Some make their variables at the first update.
+        metric.update_state(tf.zeros([1, num_classes]), tf.zeros([1, num_classes]))
+        metric.reset_state()
+    return made
 
 
 def total_loss(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
@@ -50,7 +92,15 @@ def total_loss(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
     return keras.ops.sum([loss, *extra]) if extra else loss
 
 
-def row_weights(batch: dict[str, Any]) -> tf.Tensor | None:
-    """The weight of each row: sample weights, zero where the row is padding; None where all count alike."""
+def row_weights(batch: Mapping[str, Any], class_weight: Mapping[int, float] | None = None) -> tf.Tensor | None:
+    """The weight `[B]` of each row: sample and class weights, zero where the row is padding; None where all count alike."""
     parts = [tf.cast(batch[key], tf.float32) for key in ("sample_weight", "mask") if key in batch]
-    return tf.math.multiply(*parts) if len(parts) == 2 else (parts[0] if parts else None)
+    if class_weight:
+        table = [class_weight.get(label, 1.0) for label in range(max(class_weight) + 1)]
+        labels = tf.cast(batch["y"], tf.int64)
+        known = labels < len(table)
+        parts.append(tf.where(known, tf.gather(tf.constant(table, tf.float32), tf.where(known, labels, 0)), 1.0))
+    weights = parts[:1]
+    for part in parts[1:]:
+        weights = [weights[0] * part]
+    return weights[0] if weights else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -33,26 +35,77 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "decay_steps": self.decay_steps}
 
 
-def make_schedule(name: str, learning_rate: float, *, warmup_steps: int, total_steps: int) -> Any:
+class Piecewise(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that is multiplied by `factor` at each boundary, after a linear warm-up from 0.
+
+    Args:
+      peak: the rate after the warm-up.
+      boundaries: updates before which the rate is still the former one, ascending.
+      factor: what each boundary multiplies the rate with.
+      warmup_steps: updates of warm-up.
+    """
+
+    def __init__(self, peak: float, boundaries: Sequence[int], factor: float = 0.1, warmup_steps: int = 0) -> None:
+        self.peak, self.boundaries, self.factor, self.warmup_steps = peak, list(boundaries), factor, warmup_steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        passed = tf.reduce_sum(tf.cast(step >= tf.constant(self.boundaries, tf.float32), tf.float32))
+        rate = self.peak * tf.pow(tf.constant(self.factor, tf.float32), passed)
+        return tf.where(step < self.warmup_steps, self.peak * step / max(self.warmup_steps, 1), rate)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "peak": self.peak,
+            "boundaries": self.boundaries,
+            "factor": self.factor,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+def make_schedule(
+    name: str,
+    learning_rate: float,
+    *,
+    warmup_steps: int = 0,
+    total_steps: int = 0,
+    boundaries: Sequence[int] = (),
+    factor: float = 0.1,
+) -> Any:
     """A learning rate for an optimizer: a number, or a schedule over its updates.
 
     Args:
-      name: `constant` or `cosine`.
-      total_steps: length of training, warm-up included; only the cosine depends on it.
+      name: `constant`, `cosine` or `piecewise`.
+      total_steps: updates in all, warm-up included; only the cosine depends on it.
+      boundaries, factor: of `piecewise`: at each of these updates the rate is multiplied by the factor.
 
-    Raises ValueError for an unknown name, or a warm-up that leaves no step for the cosine.
+    Raises ValueError for an unknown name, a warm-up that leaves no step for the cosine, boundaries that don't ascend or
+    that are missing.
     """
-    if name not in ("constant", "cosine"):
-        raise ValueError(f"unknown schedule {name!r}; choose constant or cosine")
     if name == "constant":
         return Warmup(learning_rate, warmup_steps) if warmup_steps else learning_rate
-    if warmup_steps >= total_steps:
-        raise ValueError(f"warmup_steps={warmup_steps} leaves no step of {total_steps} for the cosine")
-    return Warmup(learning_rate, warmup_steps, total_steps - warmup_steps)
+    if name == "cosine":
+        if warmup_steps >= total_steps:
+            raise ValueError(f"--warmup_steps={warmup_steps} leaves no step of {total_steps} for the cosine")
+        return Warmup(learning_rate, warmup_steps, total_steps - warmup_steps)
+    if name == "piecewise":
+        if not boundaries or list(boundaries) != sorted(set(boundaries)):
+            raise ValueError(f"--boundaries={','.join(map(str, boundaries))}: piecewise needs ascending steps")
+        return Piecewise(learning_rate, boundaries, factor, warmup_steps)
+    raise ValueError(f"unknown schedule {name!r}; choose constant, cosine or piecewise")
 
 
 def make_optimizer(
-    name: str, learning_rate: Any, *, momentum: float, weight_decay: float, precision: str
+    name: str,
+    learning_rate: Any,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    ema_decay: float | None = None,
+    precision: str = "float32",
+    model: keras.Model | None = None,
 ) -> keras.optimizers.Optimizer:
     """An optimizer by name; under `mixed_float16` it is wrapped to scale the loss dynamically.
 
@@ -60,16 +113,53 @@ def make_optimizer(
       name: `adam`, `adamw` (Loshchilov and Hutter 2019) or `sgd`.
       learning_rate: a number or a Keras schedule.
       momentum: of `sgd`.
-      weight_decay: decoupled, of `adamw`.
+      weight_decay: decoupled; None is 0.004 for `adamw` and none for the others. Given the `model`, biases and the scales
+        and offsets of normalisations (all variables of rank 1 and less) are left out.
+      clip_norm: the global L2 norm that gradients are scaled down to.
+      clip_value: what each element of a gradient is cut to.
+      ema_decay: keeps an exponential moving average of the weights with this decay (see `averaged_weights`).
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, or both ways of clipping.
     """
+    if clip_norm is not None and clip_value is not None:
+        raise ValueError(f"--clip_norm={clip_norm} and --clip_value={clip_value} exclude each other")
+    options: dict[str, Any] = {"global_clipnorm": clip_norm, "clipvalue": clip_value}
+    if ema_decay is not None:
+        options |= {"use_ema": True, "ema_momentum": ema_decay}
+    if name == "adamw" or weight_decay:
+        options["weight_decay"] = 0.004 if weight_decay is None else weight_decay
     if name == "adam":
-        optimizer = keras.optimizers.Adam(learning_rate)
+        optimizer = keras.optimizers.Adam(learning_rate, **options)
     elif name == "adamw":
-        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
+        optimizer = keras.optimizers.AdamW(learning_rate, **options)
     elif name == "sgd":
-        optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum)
+        optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, **options)
     else:
         raise ValueError(f"unknown optimizer {name!r}; choose adam, adamw or sgd")
+    if model is not None and "weight_decay" in options:
+        optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) <= 1])
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """The model with the optimizer's moving average of its weights inside the block, and its own again after it.
+
+    Does nothing for an optimizer that keeps no average.
+    """
+    if not inner_optimizer(optimizer).use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    own = [tf.identity(variable) for variable in variables]
+    optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, own, strict=True):
+            variable.assign(value)
+
+
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer itself, or the one that a `LossScaleOptimizer` wraps."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from loopwright.trainer.clock import Clock
 from loopwright.trainer.commit import replace_file
+from loopwright.trainer.precision import scaling_values
 from loopwright.trainer.state import TrainState
 
 
@@ -45,7 +46,7 @@ Writer = Callable[[Record], None]
 
 
 class Log:
-    """A hook that turns the window's means into a record, with learning rate and speed, for writers."""
+    """A hook that turns the window's means into a record, with learning rate, loss scale and speed, for writers."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Log:
         step, now = int(state.step), self.clock.training_seconds()
         values = {name: float(mean) for name, mean in metrics.items()}
         values["learning_rate"] = float(state.optimizer.learning_rate)
+        values |= scaling_values(state)
         if self._last is not None and self.examples_per_step is not None and now > self._last[1]:
             values["examples_per_second"] = (step - self._last[0]) * self.examples_per_step / (now - self._last[1])
         self._last = (step, now)

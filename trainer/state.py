@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,6 +22,8 @@ class TrainState:
       step: int64 scalar; the steps taken. It advances with every batch, also when the optimizer skips an update.
       window: float64 `[M, 2]`; the total and the weight of each of `window_names` since metrics were last logged. Summed
         step by step inside the compiled call, so that no call length and no checkpoint changes a logged number.
+      metrics: Keras metrics with a state of their own (AUC), over the same window; anything with `variables`, `result()`
+        and `reset_state()`.
       extras: what a step adds (a second optimizer, an average of weights, a replay memory): variables, or trackable
         objects with a list of `variables`.
     """
@@ -29,12 +32,18 @@ class TrainState:
     optimizer: keras.optimizers.Optimizer
     step: tf.Variable
     window: tf.Variable
+    metrics: tuple[Any, ...] = ()
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     window_names: tuple[str, ...] = ()
 
     @classmethod
     def create(
-        cls, model: keras.Model, optimizer: keras.optimizers.Optimizer, *, extras: dict[str, Any] | None = None
+        cls,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        metrics: Sequence[Any] = (),
+        extras: dict[str, Any] | None = None,
     ) -> TrainState:
         """A state at step 0. The optimizer is built here, before any trace can bake its variables in.
 
@@ -49,6 +58,7 @@ class TrainState:
             optimizer=optimizer,
             step=tf.Variable(0, dtype=tf.int64, trainable=False, name="step"),
             window=tf.Variable(tf.zeros([0, 2], tf.float64), shape=[None, 2], trainable=False, name="window"),
+            metrics=tuple(metrics),
             extras=dict(extras or {}),
         )
 
@@ -66,6 +76,7 @@ class TrainState:
             "step": self.step,
             "window": self.window,
             "seeds": self.seeds,
+            "metrics": [variable.value for metric in self.metrics for variable in metric.variables],
             "extras": self.extras,
         }
 
@@ -84,22 +95,44 @@ class TrainState:
     def window_means(self) -> dict[str, tf.Tensor]:
         """Each metric's mean over the window: float64 scalars, NaN where nothing was counted."""
         means = tf.unstack(self.window[:, 0] / self.window[:, 1], num=len(self.window_names))
-        return dict(zip(self.window_names, means, strict=True))
+        named = dict(zip(self.window_names, means, strict=True))
+        return named | self.metric_results()
+
+    def metric_results(self) -> dict[str, Any]:
+        """The results of the Keras metrics, by name."""
+        results: dict[str, Any] = {}
+        for metric in self.metrics:
+            result = metric.result()
+            results |= result if isinstance(result, dict) else {metric.name: result}
+        return results
 
     def clear_window(self) -> None:
         """Starts a new window."""
         self.window.assign(tf.zeros_like(self.window))
+        for metric in self.metrics:
+            metric.reset_state()
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Every number of the state by a readable name: what two runs must agree on to be equal to the bit."""
+    def variables(self) -> dict[str, Any]:
+        """Every variable of the state by a readable name: what two runs must agree on to be equal to the bit."""
         named = {f"model/{v.path}": v.value for v in self.model.weights}
         named |= {f"seeds/{i}": v for i, v in enumerate(self.seeds)}
         named |= {f"optimizer/{i}/{v.path}": v.value for i, v in enumerate(self.optimizer.variables)}
         named |= {"step": self.step, "window": self.window}
+        named |= {f"metrics/{i}": v for i, v in enumerate(self.trackables()["metrics"])}
         for name, extra in self.extras.items():
             variables = [extra] if isinstance(extra, tf.Variable) else extra.variables
             named |= {f"extras/{name}/{i}": variable for i, variable in enumerate(variables)}
-        return {name: np.asarray(tensor) for name, tensor in named.items()}
+        return named
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The values of `variables`, copied to the host."""
+        return {name: np.array(variable) for name, variable in self.variables().items()}
+
+    def assign(self, tensors: dict[str, np.ndarray]) -> None:
+        """Puts back what `tensors` gave."""
+        variables = self.variables()
+        for name, value in tensors.items():
+            variables[name].assign(value)
 
     def hashes(self) -> dict[str, str]:
         """A SHA-256 for each of `tensors`, dtype and shape included."""

@@ -2,32 +2,137 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import keras
 import tensorflow as tf
 
 from loopwright.trainer.objective import Metric, Objective
+from loopwright.trainer.precision import Skips, scales
 from loopwright.trainer.state import TrainState
+
+Batch = dict[str, tf.Tensor]
 
 
 class Step(Protocol):
     """Any function of a state and a batch that changes the state's variables and gives metrics will do."""
 
-    def __call__(self, state: TrainState, batch: dict[str, tf.Tensor]) -> dict[str, Metric]: ...
+    def __call__(self, state: TrainState, batch: Batch) -> dict[str, Metric]: ...
 
 
-def gradient_step(objective: Objective) -> Step:
+class Accumulated(tf.Module):
+    """Sums of gradients between two updates, one float32 variable for each trainable variable."""
+
+    def __init__(self, variables: Sequence[Any]) -> None:
+        super().__init__()
+        self.sums = [tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False) for v in variables]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GradientStep:
     """The GradientTape step: loss, gradients, one update of the optimizer.
 
-    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is.
+    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. Clipping, weight decay and
+    averages of weights belong to the optimizer (`make_optimizer`).
+
+    Args:
+      objective: gives the loss and the metrics.
+      accumulation: batches whose mean gradient makes one update. Schedule and averages advance with the update, at every
+        step whose number it divides.
+      norms: adds `gradient_norm`, `parameter_norm` and `update_norm` (global L2) to the metrics; it costs a copy of the
+        variables a step.
+      scale_floor: the loss scale of a `LossScaleOptimizer` never falls below this.
     """
 
-    def step(state: TrainState, batch: dict[str, tf.Tensor]) -> dict[str, Metric]:
+    objective: Objective
+    accumulation: int = 1
+    norms: bool = False
+    scale_floor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.accumulation < 1:
+            raise ValueError(f"accumulation={self.accumulation}: at least 1 batch makes an update")
+
+    def extras(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+        """What this step keeps in the state: `TrainState.create(..., extras=step.extras(model, optimizer))`."""
+        extras: dict[str, Any] = {}
+        if self.accumulation > 1:
+            extras["accumulated"] = Accumulated(model.trainable_variables)
+        if scales(optimizer):
+            extras["skips"] = Skips()
+        return extras
+
+    def __call__(self, state: TrainState, batch: Batch) -> dict[str, Metric]:
+        self._check(state)
         with tf.GradientTape() as tape:
-            outputs = objective(state.model, batch, training=True)
+            outputs = self.objective(state.model, batch, training=True)
             scaled = state.optimizer.scale_loss(outputs.loss)
         variables = state.model.trainable_variables
-        state.optimizer.apply(tape.gradient(scaled, variables), variables)
-        return outputs.metrics
+        gradients = tape.gradient(scaled, variables)
+        before = [tf.identity(variable) for variable in variables] if self.norms else []
+        self._update(state, gradients, variables)
+        metrics = dict(outputs.metrics)
+        if self.norms:
+            metrics |= _norms(state, gradients, variables, before)
+        return self._without_skipped(state, gradients, metrics) if scales(state.optimizer) else metrics
 
-    return step
+    def _check(self, state: TrainState) -> None:
+        if self.accumulation > 1 and "accumulated" not in state.extras:
+            raise ValueError("accumulation needs sums in the state; make it with extras=step.extras(model, optimizer)")
+
+    def _update(self, state: TrainState, gradients: list[Any], variables: list[Any]) -> None:
+        if self.accumulation == 1:
+            state.optimizer.apply(gradients, variables)
+            return
+        sums = state.extras["accumulated"].sums
+        for total, gradient in zip(sums, gradients, strict=True):
+            if gradient is not None:
+                total.assign_add(tf.convert_to_tensor(gradient))
+
+        def update() -> tf.Tensor:
+            state.optimizer.apply([total / self.accumulation for total in sums], variables)
+            for total in sums:
+                total.assign(tf.zeros_like(total))
+            return tf.constant(True)
+
+        tf.cond((state.step + 1) % self.accumulation == 0, update, lambda: tf.constant(False))
+
+    def _without_skipped(
+        self, state: TrainState, gradients: list[Any], metrics: dict[str, Metric]
+    ) -> dict[str, Metric]:
+        """Counts a skipped step and keeps its numbers, which aren't finite, out of the means."""
+        finite = tf.stack([tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients if g is not None])
+        if "skips" in state.extras:
+            state.extras["skips"].count(finite)
+        scale = state.optimizer.dynamic_scale
+        scale.assign(tf.maximum(scale, self.scale_floor))
+        kept = tf.reduce_all(finite)
+        return {
+            name: (tf.where(kept, total, tf.zeros_like(total)), tf.where(kept, weight, tf.zeros_like(weight)))
+            for name, (total, weight) in metrics.items()
+        }
+
+
+def gradient_step(
+    objective: Objective, *, accumulation: int = 1, norms: bool = False, scale_floor: float = 1.0
+) -> GradientStep:
+    """The default step; see `GradientStep` for what the arguments mean."""
+    return GradientStep(objective, accumulation, norms, scale_floor)
+
+
+def _dense(gradient: Any) -> tf.Tensor:
+    """The values of a gradient, of a sparse one too."""
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def _norms(state: TrainState, gradients: list[Any], variables: list[Any], before: list[tf.Tensor]) -> dict[str, Metric]:
+    scale = state.optimizer.scale_loss(tf.constant(1.0))
+    values = [tf.convert_to_tensor(variable) for variable in variables]
+    norms = {
+        "gradient_norm": tf.linalg.global_norm([g for g in gradients if g is not None]) / scale,
+        "parameter_norm": tf.linalg.global_norm(values),
+        "update_norm": tf.linalg.global_norm([new - old for new, old in zip(values, before, strict=True)]),
+    }
+    return {name: (norm, tf.constant(1.0)) for name, norm in norms.items()}
