@@ -69,6 +69,10 @@ class Model:
         identity=True,
         common=True,
     )
+    freeze: str | None = flag(
+        None, "Regular expression; variables whose path it is found in are not trained.", identity=True
+    )
+    metrics: str = flag("accuracy", "Metrics, comma separated: accuracy, top_5, auc, f1.", identity=True)
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,32 @@ class Optimization:
     optimizer: str = flag("adam", "Optimizer.", choices=("adam", "adamw", "sgd"), identity=True, common=True)
     learning_rate: float = flag(1e-3, "Peak learning rate.", above=0, identity=True, common=True)
     schedule: str = flag(
-        "constant", "Learning rate after the warm-up.", choices=("constant", "cosine"), identity=True, common=True
+        "constant",
+        "Learning rate after the warm-up.",
+        choices=("constant", "cosine", "piecewise"),
+        identity=True,
+        common=True,
     )
-    warmup_steps: int = flag(0, "Steps of linear warm-up from 0 to --learning_rate.", minimum=0, identity=True)
+    warmup_steps: int = flag(0, "Updates of linear warm-up from 0 to --learning_rate.", minimum=0, identity=True)
+    boundaries: str | None = flag(None, "Updates at which a piecewise rate falls, comma separated.", identity=True)
+    decay_factor: float = flag(0.1, "What a piecewise rate is multiplied by.", above=0, identity=True)
     momentum: float = flag(0.9, "Momentum of sgd.", minimum=0, below=1, identity=True)
-    weight_decay: float = flag(0.004, "Decoupled weight decay of adamw.", minimum=0, identity=True)
+    weight_decay: float | None = flag(
+        None,
+        "Decoupled weight decay, not on biases and norms (default: 0.004 for adamw, none for others).",
+        minimum=0,
+        identity=True,
+    )
+    clip_norm: float | None = flag(None, "Global L2 norm that gradients are scaled down to.", above=0, identity=True)
+    clip_value: float | None = flag(None, "What each element of a gradient is cut to.", above=0, identity=True)
+    ema_decay: float | None = flag(
+        None, "Decay of an average of the weights, which is evaluated and exported.", above=0, below=1, identity=True
+    )
+    label_smoothing: float = flag(
+        0.0, "Share of each label spread over all classes.", minimum=0, below=1, identity=True
+    )
+    gradient_accumulation: int = flag(1, "Batches whose mean gradient makes one update.", minimum=1, identity=True)
+    loss_scale_floor: float = flag(1.0, "Least loss scale of mixed_float16.", above=0, identity=True)
 
 
 @dataclass(frozen=True)
@@ -99,13 +124,23 @@ class Run:
     )
     execution: str = flag(
         "graph",
-        "How steps run: graph (compiled loop) or eager (for debugging).",
-        choices=("graph", "eager"),
+        "How steps run: graph (compiled loop), xla (the loop one XLA program), eager (for debugging), or auto (measures "
+        "and chooses).",
+        choices=("graph", "xla", "eager", "auto"),
         identity=True,
         common=True,
     )
     steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
     deterministic: bool = flag(False, "Deterministic TensorFlow ops (slower).", identity=True)
+    intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
+    inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
+    max_skipped_steps: int = flag(50, "Steps that mixed_float16 may skip in a row before the run fails.", minimum=1)
+    log_norms: bool = flag(False, "Log the norms of gradients, parameters and updates.")
+    monitor: str = flag("accuracy", "Evaluation metric that decides what is best; less is better for losses.")
+    early_stop: int | None = flag(None, "Stop after this many evaluations without improvement of --monitor.", minimum=1)
+    reduce_on_plateau: int | None = flag(
+        None, "Lower the rate after this many evaluations without improvement of --monitor.", minimum=1, identity=True
+    )
     log_every: int | None = flag(None, "Steps between logged metrics (default: five times an epoch).", minimum=1)
     eval_every: int | None = flag(None, "Steps between evaluations (default: an epoch).", minimum=1)
     checkpoint_every: int | None = flag(None, "Steps between checkpoints (default: an epoch).", minimum=1)
@@ -131,6 +166,8 @@ class Benchmark:
     repeats: int = flag(5, "Interleaved repeats of every row.", minimum=1, common=True)
     seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32)
     steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
+    intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
+    inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
     output: str | None = flag(None, "Folder for benchmark.json.", common=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
@@ -166,7 +203,7 @@ def flag_values(config: Any) -> dict[str, Any]:
 def identity(config: Config) -> dict[str, Any]:
     """What makes the run this run and no other: the identity flags, by name.
 
-    The length of training belongs to it only where the learning rate depends on it.
+    The length of training belongs to it only where the learning rate depends on it (cosine).
     """
     names = {
         field.name
@@ -174,7 +211,7 @@ def identity(config: Config) -> dict[str, Any]:
         for field in dataclasses.fields(group)
         if field.metadata["identity"]
     }
-    if config.optimization.schedule != "constant":
+    if config.optimization.schedule == "cosine":
         names |= {"epochs", "train_steps"}
     return {name: value for name, value in flag_values(config).items() if name in names}
 

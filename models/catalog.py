@@ -38,7 +38,9 @@ MODELS = {
         "loopwright.models.cnn_subclass:cnn_subclass", "probabilities", "Conv 32, 64 and softmax; subclassed."
     ),
     "mlp": Entry("loopwright.models.mlp:mlp", "logits", "Dense 128; Sequential, no dropout."),
-    "resnet20": Entry("loopwright.models.resnet20:resnet20", "logits", "20 layers with batch norm, for CIFAR; Functional."),
+    "resnet20": Entry(
+        "loopwright.models.resnet20:resnet20", "logits", "20 layers with batch norm, for CIFAR; Functional."
+    ),
 }
 
 

@@ -13,18 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loopwright.trainer.checkpoint import Checkpoint
+    from loopwright.trainer.choose import choose
+    from loopwright.trainer.control import early_stop, reduce_on_plateau
     from loopwright.trainer.errors import TrainingError
     from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator
-    from loopwright.trainer.execution import eager, graph
+    from loopwright.trainer.execution import eager, graph, xla
     from loopwright.trainer.export import export_h5
+    from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
     from loopwright.trainer.objective import Outputs, classification
-    from loopwright.trainer.optimizers import make_optimizer, make_schedule
+    from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
+    from loopwright.trainer.precision import AbortOnSkips
     from loopwright.trainer.records import JsonLines, Log, TensorBoard
     from loopwright.trainer.state import TrainState
     from loopwright.trainer.step import gradient_step
 
 _HOME = {
+    "AbortOnSkips": "precision",
     "Checkpoint": "checkpoint",
     "Evaluate": "evaluation",
     "Hook": "loop",
@@ -36,20 +41,29 @@ _HOME = {
     "TrainState": "state",
     "TrainingError": "errors",
     "at_end": "loop",
+    "averaged_weights": "optimizers",
+    "choose": "choose",
     "classification": "objective",
     "eager": "execution",
+    "early_stop": "control",
     "evaluate": "evaluation",
     "evaluator": "evaluation",
     "every": "loop",
     "export_h5": "export",
     "gradient_step": "step",
     "graph": "execution",
+    "keras_callback": "from_keras",
     "make_optimizer": "optimizers",
     "make_schedule": "optimizers",
+    "objective_from_keras": "from_keras",
+    "reduce_on_plateau": "control",
+    "step_from_keras": "from_keras",
     "train": "loop",
+    "xla": "execution",
 }
 
 __all__ = [
+    "AbortOnSkips",
     "Checkpoint",
     "Evaluate",
     "Hook",
@@ -61,17 +75,25 @@ __all__ = [
     "TrainState",
     "TrainingError",
     "at_end",
+    "averaged_weights",
+    "choose",
     "classification",
     "eager",
+    "early_stop",
     "evaluate",
     "evaluator",
     "every",
     "export_h5",
     "gradient_step",
     "graph",
+    "keras_callback",
     "make_optimizer",
     "make_schedule",
+    "objective_from_keras",
+    "reduce_on_plateau",
+    "step_from_keras",
     "train",
+    "xla",
 ]
 
 

@@ -83,21 +83,14 @@ class Checkpoint:
         return int(state.step)
 
 
-def restore_folder(folder: str | os.PathLike[str], state: TrainState) -> dict[str, Any]:
+def restore_folder(folder: str | os.PathLike[str], state: TrainState, *, exact: bool = True) -> dict[str, Any]:
     """Restores one committed checkpoint into a state that was built like the saved one; returns its manifest.
 
-    Every file is checked against the manifest before TensorFlow sees it. Raises TrainingError for a damaged checkpoint, and
-    for one that holds other variables than the state.
+    Every file is checked against the manifest before TensorFlow sees it. With `exact=False` the checkpoint may hold more
+    than the state, which is enough for evaluation.
+
+    Raises TrainingError for a damaged checkpoint, and for one that doesn't fit the state.
     """
-    return _read(folder, state.trackables(), lambda status: status.assert_consumed())
-
-
-def restore_weights(folder: str | os.PathLike[str], model: keras.Model) -> dict[str, Any]:
-    """Restores the model's weights alone from a committed checkpoint; returns its manifest. Raises as `restore_folder`."""
-    return _read(folder, {"model": model}, lambda status: status.assert_existing_objects_matched().expect_partial())
-
-
-def _read(folder: str | os.PathLike[str], trackables: dict[str, Any], check: Callable[[Any], Any]) -> dict[str, Any]:
     try:
         manifest = commit.read_manifest(folder)
     except commit.Damaged as error:
@@ -105,7 +98,11 @@ def _read(folder: str | os.PathLike[str], trackables: dict[str, Any], check: Cal
             f"the checkpoint is damaged: {error}; move that folder away to go on from the one before"
         ) from None
     try:
-        check(tf.train.Checkpoint(**trackables).read(str(pathlib.Path(folder) / _PREFIX)))
+        status = tf.train.Checkpoint(**state.trackables()).read(str(pathlib.Path(folder) / _PREFIX))
+        if exact:
+            status.assert_consumed()
+        else:
+            status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(f"the checkpoint {folder} doesn't fit this model and optimizer: {first_line}") from error

@@ -23,7 +23,7 @@ class Progress:
 
     reads_metrics = False
 
-    def __init__(self, *, start: int, num_steps: int, steps_per_epoch: int, console: Console | None = None) -> None:
+    def __init__(self, *, num_steps: int, steps_per_epoch: int, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr)
         self.num_steps, self.steps_per_epoch = num_steps, steps_per_epoch
         self._rate = ""
@@ -36,7 +36,11 @@ class Progress:
             TimeRemainingColumn(compact=True),
         ]
         self._bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal, expand=True)
-        self._task = self._bar.add_task("train", total=num_steps, completed=start, epoch="", values="")
+        self._task = self._bar.add_task("train", total=num_steps, completed=0, epoch="", values="")
+
+    def start(self, step: int) -> None:
+        """Tells where training starts, so that the time left counts from there."""
+        self._bar.reset(self._task, total=self.num_steps, completed=step, epoch="", values="")
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -70,4 +74,6 @@ def _phrase(values: Mapping[str, Any]) -> str:
     """Loss first, then the other metrics of the model, in short."""
     hidden = ("learning_rate", "examples_per_second")
     names = sorted((name for name in values if name not in hidden), key=lambda name: (name != "loss", name))
-    return "  ".join(f"{name} {values[name]:.4f}" for name in names)
+    return "  ".join(
+        f"{name} {values[name]:.4f}" if values[name] < 1000 else f"{name} {values[name]:g}" for name in names
+    )

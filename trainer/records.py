@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import time
@@ -78,22 +79,25 @@ class Log:
 
 
 class JsonLines:
-    """A writer of metrics.jsonl: one object a record, flushed at once.
+    """A writer of metrics.jsonl: one object a record, flushed at once; what isn't finite is written as null."""
 
-    A run that goes on from step s first cuts the records past s, which it is about to write again.
-    """
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path)
+        self._file: Any = None
 
-    def __init__(self, path: str | os.PathLike[str], *, step: int = 0) -> None:
-        path = pathlib.Path(path)
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            if kept != lines:
-                replace_file(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+    def cut(self, step: int) -> None:
+        """Takes out the records past a step, which a run that goes on from there writes again; and half a last line."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if kept != lines:
+            replace_file(self.path, "".join(kept))
 
     def __call__(self, record: Record) -> None:
-        finite = {k: None if isinstance(v, float) and v != v else v for k, v in record.as_dict().items()}
+        if self._file is None:
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.as_dict().items()}
         self._file.write(json.dumps(finite) + "\n")
 
 

@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     """Parses the flags, measures and prints."""
     (data, model, optimization, benchmark), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
     models.check_name(model.model)
-    setup.start_tensorflow()
+    setup.start_tensorflow(intra_op_threads=benchmark.intra_op_threads, inter_op_threads=benchmark.inter_op_threads)
     dataset = setup.load_dataset(data)
     feed = dataset.train_feed(data.batch_size, seed=benchmark.seed, drop_remainder=True)
     result = _benchmark(model, optimization, benchmark, dataset, feed, data.batch_size)
@@ -62,22 +62,20 @@ def _benchmark(
 ) -> dict[str, Any]:
     from rich.console import Console
 
-    from loopwright import trainer
-
     console = Console(stderr=True)
     steps = benchmark.train_steps
 
-    def fresh() -> Any:
-        return setup.build_state(model, optimization, dataset, seed=benchmark.seed, total_steps=2 * steps)
+    def fresh() -> setup.Job:
+        return setup.build_job(model, optimization, dataset, seed=benchmark.seed, total_steps=2 * steps)
 
     def fit(**compile_options: Any) -> Measure:
-        state, _ = fresh()
+        state = fresh().state
         from_logits = not models.ends_in_probabilities(model.model, state.model)
         return _fit(state, feed, from_logits=from_logits, **compile_options)
 
-    def loop() -> Measure:
-        state, objective = fresh()
-        execute = trainer.graph(benchmark.steps_per_call)(state, trainer.gradient_step(objective), feed)
+    def loop(execution: str) -> Measure:
+        job = fresh()
+        execute = setup.make_execution(execution, benchmark.steps_per_call)(job.state, job.step, feed)
         return lambda n: _loop_seconds(execute, n)
 
     grid = []
@@ -87,7 +85,7 @@ def _benchmark(
             grid.append({**options, "ms_per_step": fit(**options)(max(50, steps // 4)) * 1e3 / max(50, steps // 4)})
         best = min(grid, key=lambda row: row["ms_per_step"])
         tuned = {name: best[name] for name in ("steps_per_execution", "jit_compile")}
-        rows: dict[str, Measure] = {"fit": fit(), "fit_tuned": fit(**tuned), "graph": loop()}
+        rows: dict[str, Measure] = {"fit": fit(), "fit_tuned": fit(**tuned), "graph": loop("graph"), "xla": loop("xla")}
         seconds: dict[str, list[float]] = {name: [] for name in rows}
         for repeat in range(benchmark.repeats):
             for name, measure in rows.items():

@@ -5,62 +5,78 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loopwright import flags, models
 from loopwright.trainer.commands import setup, workdir
 from loopwright.trainer.errors import TrainingError
 
-if TYPE_CHECKING:
-    from loopwright.data import Dataset
-
 USAGE = (
     "usage: loopwright evaluate --workdir=DIR [--flags]\n       loopwright evaluate --restore_from=model.h5 [--flags]"
 )
 HELP = (
-    "Evaluates the newest checkpoint of a run, or what --restore_from names. Flags that aren't typed are the run's own, so "
-    "--workdir alone repeats its evaluation; --eval_split=train evaluates on the training data."
+    "Evaluates the newest checkpoint of a run, or the checkpoint or model file that --restore_from names. Data flags that "
+    "aren't typed are the run's own, so --workdir alone repeats its evaluation; --eval_split=train evaluates on the "
+    "training data."
 )
-GROUPS = (flags.Evaluation, flags.Data, flags.Model)
+GROUPS = (flags.Evaluation, flags.Data)
 
 
 def run(argv: Sequence[str]) -> int:
     """Parses the flags and evaluates."""
-    (evaluation, _, _), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
-    if evaluation.workdir is None and evaluation.restore_from is None:
+    (evaluation, data), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
+    source = pathlib.Path(evaluation.restore_from) if evaluation.restore_from else None
+    if source is None and evaluation.workdir is None:
         raise flags.UsageError("give --workdir=DIR of a run, or --restore_from=model.h5")
-    of_the_run: list[str] = []
-    if evaluation.workdir is not None:
-        config = workdir.read_config(evaluation.workdir)
+    if source is not None and not source.exists():
+        raise flags.UsageError(f"--restore_from={source}: no such file or folder")
+    config, folder = None, pathlib.Path()
+    if source is None or source.is_dir():
+        folder = pathlib.Path(evaluation.workdir) if evaluation.workdir else _run_of(source)
+        config = workdir.read_config(folder)
         if config is None:
-            raise TrainingError(
-                f"--workdir={evaluation.workdir}: no run there ({workdir.FLAGFILE} is missing)", exit_code=2
-            )
-        of_the_run = [*flags.to_arguments(config.data), *flags.to_arguments(config.model)]
-    (evaluation, data, model), _ = flags.parse([*of_the_run, *argv], GROUPS, usage=USAGE, help_text=HELP)
-    models.check_name(model.model)
+            raise TrainingError(f"{folder}: no run there ({workdir.FLAGFILE} is missing)", exit_code=2)
+        (evaluation, data), _ = flags.parse(
+            [*flags.to_arguments(config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
+        )
     setup.start_tensorflow()
-    result = _evaluate(evaluation, data, model)
+    source = source or _newest(folder)
+    result = _evaluate(source, config, data)
     if evaluation.json:
         print(json.dumps(result))
     else:
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-        print(f"{numbers}  ({result['examples']} samples of {data.dataset} {result['split']}, {result['from']})")
+        print(f"{numbers}  ({result['examples']} samples of {data.dataset} {result['split']}, {source})")
     return 0
 
 
-def _evaluate(evaluation: flags.Evaluation, data: flags.Data, model: flags.Model) -> dict[str, Any]:
-    import keras
+def _run_of(checkpoint: pathlib.Path | None) -> pathlib.Path:
+    """The run's folder of a checkpoint, which lies in workdir/checkpoints/<step>."""
+    return (checkpoint or pathlib.Path()).resolve().parent.parent
 
+
+def _newest(folder: pathlib.Path) -> pathlib.Path:
+    from loopwright.trainer.checkpoint import Checkpoint
+
+    folders = Checkpoint(folder / "checkpoints").folders()
+    if not folders:
+        raise TrainingError(f"--workdir={folder}: holds no checkpoint yet")
+    return folders[-1]
+
+
+def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Data) -> dict[str, Any]:
     from loopwright import trainer
+    from loopwright.trainer.checkpoint import restore_folder
 
     dataset = setup.load_dataset(data)
-    network, source = _network(evaluation, model, dataset)
-    name = model.model if source.is_dir() else ""  # a file says itself what it ends in
-    # The optimizer is never used: evaluation needs a state, and a state has one.
-    state = trainer.TrainState.create(network, keras.optimizers.SGD())
-    objective = trainer.classification(from_logits=not models.ends_in_probabilities(name, network))
     feed = dataset.eval_feed(max(data.batch_size, 250))
+    if config is None:
+        state, objective = _from_file(source)
+    else:
+        # The length of a schedule doesn't matter here: no step is taken.
+        job = setup.build_job(config.model, config.optimization, dataset, seed=config.run.seed, total_steps=2**40)
+        state, objective = job.state, job.objective
+        restore_folder(source, state, exact=False)
     return {
         "metrics": trainer.evaluate(state, feed, objective),
         "examples": feed.examples_per_epoch,
@@ -69,28 +85,17 @@ def _evaluate(evaluation: flags.Evaluation, data: flags.Data, model: flags.Model
     }
 
 
-def _network(evaluation: flags.Evaluation, model: flags.Model, dataset: Dataset) -> tuple[Any, pathlib.Path]:
-    """The model with its weights, and where they are from."""
+def _from_file(path: pathlib.Path) -> tuple[Any, Any]:
+    """A state around the model in a file, and the objective that fits what it ends in."""
     import keras
 
-    from loopwright.trainer.checkpoint import Checkpoint, restore_weights
+    from loopwright import trainer
 
-    path = pathlib.Path(evaluation.restore_from) if evaluation.restore_from else None
-    if path is not None and path.suffix in (".h5", ".keras"):
-        if not path.is_file():
-            raise TrainingError(f"--restore_from={path}: no such file", exit_code=2)
-        try:
-            return keras.models.load_model(path, compile=False), path
-        except (OSError, ValueError, TypeError) as error:
-            first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise TrainingError(f"--restore_from={path}: can't be loaded ({first_line})") from error
-    if path is None:
-        folders = Checkpoint(pathlib.Path(evaluation.workdir or "") / "checkpoints").folders()
-        if not folders:
-            raise TrainingError(f"--workdir={evaluation.workdir}: holds no checkpoint yet")
-        path = folders[-1]
-    elif not path.is_dir():
-        raise TrainingError(f"--restore_from={path}: neither a checkpoint folder nor a .h5 or .keras file", exit_code=2)
-    network = models.create(model.model, dataset.input_shape, dataset.num_classes, precision=model.precision)
-    restore_weights(path, network)
-    return network, path
+    try:
+        network = keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrainingError(f"--restore_from={path}: can't be loaded ({first_line})") from error
+    objective = trainer.classification(from_logits=not models.ends_in_probabilities("", network))
+    # The optimizer is never used: a state has one.
+    return trainer.TrainState.create(network, keras.optimizers.SGD()), objective

@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.commands import setup, workdir
+
+if TYPE_CHECKING:
+    from loopwright.data import Feed
+    from loopwright.trainer.clock import Clock
+    from loopwright.trainer.evaluation import Evaluate
 
 USAGE = "usage: loopwright train [--flags]"
 HELP = (
@@ -23,9 +29,13 @@ def run(argv: Sequence[str]) -> int:
     groups, _ = flags.parse(argv, flags.TRAIN_GROUPS, usage=USAGE, help_text=HELP)
     config = flags.config_from_groups(groups)
     if config.run.epochs is None and config.run.train_steps is None:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, epochs=10))
+        config = _with_run(config, epochs=10)
     models.check_name(config.model.model)
-    setup.start_tensorflow(deterministic=config.run.deterministic)
+    setup.start_tensorflow(
+        deterministic=config.run.deterministic,
+        intra_op_threads=config.run.intra_op_threads,
+        inter_op_threads=config.run.inter_op_threads,
+    )
     return _train(config)
 
 
@@ -45,9 +55,18 @@ def _train(config: flags.Config) -> int:
         eval_feed = dataset.eval_feed(max(config.data.batch_size, 250))
     epoch = feed.steps_per_epoch
     num_steps = config.run.train_steps or (config.run.epochs or 0) * epoch
-    state, objective = setup.build_state(
-        config.model, config.optimization, dataset, seed=config.run.seed, total_steps=num_steps
+    job = setup.build_job(
+        config.model,
+        config.optimization,
+        dataset,
+        seed=config.run.seed,
+        total_steps=num_steps,
+        norms=config.run.log_norms,
     )
+    state = job.state
+    config = _with_run(config, workdir=config.run.workdir or workdir.default_workdir(config))
+    if config.run.execution == "auto":
+        config = _resolve_execution(config, job, feed)
     folder = workdir.open_workdir(config)
     workdir.write_run_json(
         folder,
@@ -59,49 +78,98 @@ def _train(config: flags.Config) -> int:
             "class_names": dataset.class_names,
         },
     )
+    jsonl = trainer.JsonLines(folder / "metrics.jsonl")
+    progress = Progress(num_steps=num_steps, steps_per_epoch=epoch)
+    writers: list[Writer] = [jsonl, trainer.TensorBoard(folder / "tensorboard"), progress.write]
+    log = trainer.Log(writers, clock=clock, steps_per_epoch=epoch, examples_per_step=feed.examples_per_epoch / epoch)
+    evaluate = trainer.Evaluate(eval_feed, job.objective, writers, steps_per_epoch=epoch)
+    control = _control(config, evaluate, job)
+    state.extras |= control
     checkpoint = trainer.Checkpoint(
         folder / "checkpoints",
         keep=config.run.keep,
         facts={"identity": flags.identity(config), "dataset_fingerprint": dataset.fingerprint},
     )
     start = checkpoint.restore(state) or 0
-    if start >= num_steps and (folder / "summary.json").exists():
+    stopped_early = "early_stop" in control and control["early_stop"].exhausted()
+    if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
         _report(config, folder, finished_before=True)
         return 0
 
-    progress = Progress(start=start, num_steps=num_steps, steps_per_epoch=epoch)
-    writers: list[Writer] = [
-        trainer.JsonLines(folder / "metrics.jsonl", step=start),
-        trainer.TensorBoard(folder / "tensorboard"),
-        progress.write,
-    ]
-    log = trainer.Log(writers, clock=clock, steps_per_epoch=epoch, examples_per_step=feed.examples_per_epoch / epoch)
-    evaluate = trainer.Evaluate(eval_feed, objective, writers, steps_per_epoch=epoch)
-    execution = trainer.eager() if config.run.execution == "eager" else trainer.graph(config.run.steps_per_call)
+    jsonl.cut(start)
+    progress.start(start)
+    eval_every = config.run.eval_every or epoch
     with SaveOnSignal(checkpoint) as save_on_signal, progress:
         log.start(start)
         trainer.train(
             state,
             feed,
-            trainer.gradient_step(objective),
+            job.step,
             num_steps=num_steps,
-            execution=execution,
+            execution=setup.make_execution(config.run.execution, config.run.steps_per_call),
             hooks=[
                 trainer.every(config.run.log_every or max(1, min(100, epoch // 5)), log),
                 progress,
-                trainer.every(config.run.eval_every or epoch, clock.timed("evaluation", evaluate)),
+                trainer.AbortOnSkips(config.run.max_skipped_steps),
+                trainer.every(eval_every, clock.timed("evaluation", evaluate)),
+                *(trainer.every(eval_every, hook) for hook in control.values()),
                 trainer.every(config.run.checkpoint_every or epoch, clock.timed("checkpoint", checkpoint)),
                 save_on_signal,
             ],
         )
-    with clock.phase("export"):
+    with clock.phase("export"), trainer.averaged_weights(state.model, state.optimizer):
         trainer.export_h5(state.model, folder / "exports" / "model.h5", dataset.input_shape)
-    _write_summary(folder, clock, seconds_trained=clock.training_seconds())
+    _write_summary(folder, clock, monitor=config.run.monitor)
     _report(config, folder, finished_before=False)
     return 0
 
 
-def _write_summary(folder: pathlib.Path, clock: Any, *, seconds_trained: float) -> None:
+def _with_run(config: flags.Config, **changes: Any) -> flags.Config:
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))
+
+
+def _resolve_execution(config: flags.Config, job: setup.Job, feed: Feed) -> flags.Config:
+    """What `auto` stands for: what the folder's run was begun with, or the fastest of graph and xla, measured now."""
+    from loopwright import trainer
+
+    before = workdir.read_config(config.run.workdir or "")
+    if before is not None:
+        return _with_run(config, execution=before.run.execution)
+    candidates = {name: setup.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
+    choice = trainer.choose(job.state, job.step, feed, candidates)
+    for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):
+        print(f"execution {name}: {milliseconds:.3f} ms a step", file=sys.stderr)
+    for name, reason in choice.failed.items():
+        print(f"execution {name}: {reason}", file=sys.stderr)
+    print(f"execution {choice.name} is chosen", file=sys.stderr)
+    return _with_run(config, execution=choice.name)
+
+
+def _control(config: flags.Config, evaluate: Evaluate, job: setup.Job) -> dict[str, Any]:
+    """The hooks that steer by --monitor, by the names under which the state keeps what they remember."""
+    from loopwright import trainer
+
+    hooks: dict[str, Any] = {}
+    if config.run.reduce_on_plateau is not None:
+        if config.optimization.schedule != "constant" or config.optimization.warmup_steps:
+            raise flags.UsageError(
+                f"--reduce_on_plateau={config.run.reduce_on_plateau} needs a constant rate, not "
+                f"--schedule={config.optimization.schedule} with --warmup_steps={config.optimization.warmup_steps}"
+            )
+        hooks["reduce_on_plateau"] = trainer.reduce_on_plateau(
+            evaluate, config.run.monitor, config.run.reduce_on_plateau, config.optimization.decay_factor
+        )
+    if config.run.early_stop is not None:
+        hooks["early_stop"] = trainer.early_stop(evaluate, config.run.monitor, config.run.early_stop)
+    names = {"loss", "accuracy", *(metric.name for metric in job.state.metrics)}
+    if config.run.monitor not in names:
+        raise flags.UsageError(
+            f"--monitor={config.run.monitor}: no such metric; {flags.nearest(config.run.monitor, names)}"
+        )
+    return hooks
+
+
+def _write_summary(folder: pathlib.Path, clock: Clock, *, monitor: str) -> None:
     """summary.json: the newest record of each split, the best evaluation, and where this process's seconds went."""
     from loopwright.trainer.commit import replace_file
 
@@ -110,14 +178,16 @@ def _write_summary(folder: pathlib.Path, clock: Any, *, seconds_trained: float) 
     train = [record for record in records if record["split"] == "train"]
     evals = [record for record in records if record["split"] == "eval"]
     rates = sorted(record["examples_per_second"] for record in train if "examples_per_second" in record)
+    sign = -1 if "loss" in monitor else 1
+    scored = [record for record in evals if record[monitor] is not None]
     summary = {
         "step": train[-1]["step"],
         "epoch": train[-1]["epoch"],
         "train": train[-1],
         "eval": evals[-1],
-        "best": max(evals, key=lambda record: record["accuracy"]),
+        "best": max(scored, key=lambda record: sign * record[monitor], default=None),
         "examples_per_second": rates[len(rates) // 2] if rates else None,
-        "goodput": {"training": seconds_trained, **clock.phases},
+        "goodput": {"training": clock.training_seconds(), **clock.phases},
     }
     replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
@@ -131,12 +201,11 @@ def _report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool
     if finished_before:
         print(f"This run is finished: it took {summary['step']} steps ({folder}).")
     evaluated = summary["eval"]
+    if config.run.train_steps:
+        longer = f"--train_steps={config.run.train_steps * 2}"
+    else:
+        longer = f"--epochs={(config.run.epochs or 0) * 2}"
     print(f"accuracy     {evaluated['accuracy']:.4f}, loss {evaluated['loss']:.4f} after step {evaluated['step']}")
     print(f"model        {folder / 'exports' / 'model.h5'}")
     print(f"watch        tensorboard --logdir={folder.parent}")
-    longer = (
-        f"--train_steps={config.run.train_steps * 2}"
-        if config.run.train_steps
-        else f"--epochs={(config.run.epochs or 0) * 2}"
-    )
     print(f"go on        loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}")
