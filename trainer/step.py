@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import keras
 import tensorflow as tf
 
 from loopwright.trainer.objective import Metric, Objective
@@ -19,7 +20,8 @@ class Step(Protocol):
 def gradient_step(objective: Objective) -> Step:
     """The GradientTape step: loss, gradients, one update of the optimizer.
 
-    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is.
+    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. One that does skips the
+    update of a batch whose loss is no number, and the metrics that are none then count for nothing either.
     """
 
     def step(state: TrainState, batch: dict[str, tf.Tensor]) -> dict[str, Metric]:
@@ -28,6 +30,16 @@ def gradient_step(objective: Objective) -> Step:
             scaled = state.optimizer.scale_loss(outputs.loss)
         variables = state.model.trainable_variables
         state.optimizer.apply(tape.gradient(scaled, variables), variables)
-        return outputs.metrics
+        scales = isinstance(state.optimizer, keras.optimizers.LossScaleOptimizer)
+        return _finite(outputs.metrics) if scales else outputs.metrics
 
     return step
+
+
+def _finite(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """The metrics, total and weight 0 where a total is infinite or NaN."""
+
+    def kept(total: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.math.is_finite(total), part, tf.zeros_like(part))
+
+    return {name: (kept(total, total), kept(total, weight)) for name, (total, weight) in metrics.items()}
