@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import time
@@ -91,7 +92,8 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def __call__(self, record: Record) -> None:
-        finite = {k: None if isinstance(v, float) and v != v else v for k, v in record.as_dict().items()}
+        # JSON knows neither NaN nor infinity.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.as_dict().items()}
         self._file.write(json.dumps(finite) + "\n")
 
 
