@@ -215,7 +215,7 @@ def narrower() -> keras.Model:
     ids=["model", "optimizer", "loss-scale", "extras"],
 )
 def test_state_of_another_structure_is_refused(make_state: Any, tmp_path: pathlib.Path, other: dict[str, Any]) -> None:
-    folder = trainer.Checkpoint(tmp_path).save(make_state(**{"model": narrower}))
+    folder = trainer.Checkpoint(tmp_path).save(make_state(model=narrower))
     with pytest.raises(trainer.TrainingError, match="doesn't fit this model and optimizer") as error:
         restore_folder(folder, make_state(**{"model": narrower, **other}))
     assert "\n" not in str(error.value)
