@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,16 +70,15 @@ def create(name: str, input_shape: tuple[int, ...], num_classes: int, *, precisi
     with _policy(precision):
         try:
             model = function(input_shape, num_classes) if _wants_arguments(function) else function()
+            if not isinstance(model, keras.Model):
+                raise ModelError(f"--model={name}: returned a {type(model).__name__}, not a keras.Model")
+            if not model.built:
+                # A call, not `build`: only it gives every layer of a subclassed model its shape.
+                model(keras.ops.zeros((1, *input_shape)), training=False)
         except ValueError as error:
-            first_line = next(iter(str(error).strip().splitlines()), "ValueError")
             raise ModelError(
-                f"--model={name}: can't be built for samples of shape {input_shape}: {first_line}"
+                f"--model={name}: can't be built for samples of shape {input_shape}: {_reason(error)}"
             ) from error
-        if not isinstance(model, keras.Model):
-            raise ModelError(f"--model={name}: returned a {type(model).__name__}, not a keras.Model")
-        if not model.built:
-            # A call, not `build`: only it gives every layer of a subclassed model its shape.
-            model(keras.ops.zeros((1, *input_shape)), training=False)
     return model
 
 
@@ -94,6 +94,12 @@ def ends_in_probabilities(name: str, model: keras.Model) -> bool:
         keras.activations.softmax,
         keras.activations.sigmoid,
     )
+
+
+def _reason(error: ValueError) -> str:
+    """The line that says what is wrong: Keras puts the name of the layer before it, and colours it."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    return next((line for line in lines if line and not line.startswith("Exception encountered")), "ValueError")
 
 
 def _resolve(path: str) -> Any:

@@ -82,6 +82,7 @@ def make_state(tiny_model: Callable[..., Any]) -> Callable[..., Any]:
         precision: str = "float32",
         **options: Any,
     ) -> trainer.TrainState:
+        keras.utils.clear_session(free_memory=False)  # names as in a new process
         keras.utils.set_random_seed(0)
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(precision)

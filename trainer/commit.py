@@ -17,6 +17,7 @@ from typing import Any
 MANIFEST = "manifest.json"
 SCHEMA = 1
 _TEMPORARY = ".tmp-"
+_REPLACED = ".old-"
 
 
 class Damaged(Exception):
@@ -56,10 +57,20 @@ def commit_folder(
     _fsync(temporary / MANIFEST)
     for path in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
         _fsync(path)
+    replaced = folder.with_name(f"{_REPLACED}{os.getpid()}-{folder.name}")
     if folder.exists():
-        delete_folder(folder)
-    temporary.rename(folder)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        folder.rename(replaced)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(folder)
+        raise
     _fsync(folder.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -96,11 +107,17 @@ def delete_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def sweep(parent: str | os.PathLike[str]) -> list[str]:
-    """Removes what dead writers left behind in `parent`, and returns its names. Call it as the only writer."""
-    swept = []
-    for path in sorted(pathlib.Path(parent).glob(f"{_TEMPORARY}*")):
+    """Removes what dead writers left behind in `parent`, and returns its names. Call it as the only writer.
+
+    A folder whose writer died between moving it aside and putting the new one in its place is put back.
+    """
+    parent, swept = pathlib.Path(parent), []
+    for path in sorted([*parent.glob(f"{_TEMPORARY}*"), *parent.glob(f"{_REPLACED}*")]):
         swept.append(path.name)
-        if path.is_dir():
+        name = path.name.removeprefix(_REPLACED).partition("-")[2]
+        if path.name.startswith(_REPLACED) and not (parent / name).exists():
+            path.rename(parent / name)
+        elif path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pathlib
 
@@ -39,8 +40,9 @@ def functional_twin(model: keras.Model, input_shape: tuple[int, ...]) -> keras.M
     if type(model).__module__.startswith("keras."):
         return model
     inputs = keras.Input(input_shape)
+    options = {"training": None} if "training" in inspect.signature(model.call).parameters else {}
     try:
-        return keras.Model(inputs, model.call(inputs, training=None), name=model.name)
+        return keras.Model(inputs, model.call(inputs, **options), name=model.name)
     except (ValueError, TypeError, AttributeError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(

@@ -34,7 +34,8 @@ class Accumulated(tf.Module):
 class GradientStep:
     """The GradientTape step: loss, gradients, one update of the optimizer.
 
-    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. Clipping, weight decay and
+    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. One that does skips the
+    update of a batch whose gradients aren't finite, and metrics that aren't either count for nothing. Clipping, weight decay and
     averages of weights belong to the optimizer (`make_optimizer`).
 
     Args:
@@ -76,7 +77,10 @@ class GradientStep:
         metrics = dict(outputs.metrics)
         if self.norms:
             metrics |= _norms(state, gradients, variables, before)
-        return self._without_skipped(state, gradients, metrics) if scales(state.optimizer) else metrics
+        if scales(state.optimizer):
+            self._count_skips(state, gradients)
+            metrics = _finite(metrics)
+        return metrics
 
     def _check(self, state: TrainState) -> None:
         if self.accumulation > 1 and "accumulated" not in state.extras:
@@ -99,20 +103,13 @@ class GradientStep:
 
         tf.cond((state.step + 1) % self.accumulation == 0, update, lambda: tf.constant(False))
 
-    def _without_skipped(
-        self, state: TrainState, gradients: list[Any], metrics: dict[str, Metric]
-    ) -> dict[str, Metric]:
-        """Counts a skipped step and keeps its numbers, which aren't finite, out of the means."""
-        finite = tf.stack([tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients if g is not None])
+    def _count_skips(self, state: TrainState, gradients: list[Any]) -> None:
+        """Counts a skipped update, and holds the scale above its floor."""
         if "skips" in state.extras:
-            state.extras["skips"].count(finite)
+            finite = [tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients]
+            state.extras["skips"].count(tf.stack(finite))
         scale = state.optimizer.dynamic_scale
         scale.assign(tf.maximum(scale, self.scale_floor))
-        kept = tf.reduce_all(finite)
-        return {
-            name: (tf.where(kept, total, tf.zeros_like(total)), tf.where(kept, weight, tf.zeros_like(weight)))
-            for name, (total, weight) in metrics.items()
-        }
 
 
 def gradient_step(
@@ -120,6 +117,15 @@ def gradient_step(
 ) -> GradientStep:
     """The default step; see `GradientStep` for what the arguments mean."""
     return GradientStep(objective, accumulation, norms, scale_floor)
+
+
+def _finite(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """The metrics, total and weight 0 where a total is infinite or NaN."""
+
+    def kept(total: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.math.is_finite(total), part, tf.zeros_like(part))
+
+    return {name: (kept(total, total), kept(total, weight)) for name, (total, weight) in metrics.items()}
 
 
 def _dense(gradient: Any) -> tf.Tensor:

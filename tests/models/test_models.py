@@ -29,7 +29,7 @@ def test_model_keeps_the_contract(name: str, shape: tuple[int, ...], precision: 
     assert outputs.shape == (8, 10)
     assert outputs.dtype == tf.float32
     assert {weight.dtype for weight in model.weights} == {"float32"}
-    hidden = [layer for layer in model.layers if layer.weights][0]
+    hidden = next(layer for layer in model.layers if layer.weights)
     assert hidden.dtype_policy.name == precision
     sums_to_one = np.allclose(tf.reduce_sum(outputs, axis=-1), 1, atol=1e-3)
     assert sums_to_one == (models.MODELS[name].outputs == "probabilities")
@@ -146,6 +146,7 @@ def test_create_takes_a_users_function(user_module: str, function: str, probabil
         ("nets_of_a_user:no_model", "returned a list"),
         ("nets_of_a_user:too_deep", "shape (4, 4, 1)"),
         ("cnn", "shape (4, 4, 1)"),
+        ("cnn_subclass", "shape (4, 4, 1)"),
     ],
 )
 def test_create_refuses_what_is_no_model_in_one_line(user_module: str, name: str, part: str) -> None:

@@ -1,0 +1,94 @@
+"""Exports: plain Keras reads the file and gives the same outputs, and an older file survives a failure."""
+
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loopwright import models, trainer
+
+
+def names(folder: pathlib.Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", models.MODELS)
+def test_exported_model_gives_the_same_outputs(tmp_path: pathlib.Path, name: str, precision: str) -> None:
+    shape = (28, 28, 1)
+    model = models.create(name, shape, 10, precision=precision)
+    path = trainer.export_h5(model, tmp_path / "exports" / "model.h5", shape)
+    x = np.random.default_rng(0).random((16, *shape), np.float32)
+    loaded = keras.models.load_model(path)
+    assert np.abs(np.asarray(loaded(x)) - np.asarray(model(x, training=False))).max() == 0.0
+    assert loaded.count_params() == model.count_params()
+    assert names(path.parent) == ["model.h5"]
+
+
+def test_export_after_training_holds_the_trained_weights(
+    make_state: Any, make_feed: Any, objective: Any, tmp_path: pathlib.Path
+) -> None:
+    state = make_state()
+    trainer.train(state, make_feed(), trainer.gradient_step(objective), num_steps=3, execution=trainer.graph())
+    before = state.hashes()
+    loaded = keras.models.load_model(trainer.export_h5(state.model, tmp_path / "model.h5", (8, 8, 1)))
+    for ours, theirs in zip(state.model.get_weights(), loaded.get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert state.hashes() == before
+
+
+class Plain(keras.Model):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, inputs: Any) -> Any:
+        return self.dense(inputs)
+
+
+class Raw(Plain):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.dense(tf.math.square(inputs))
+
+
+class NoDefault(Plain):
+    def call(self, inputs: Any, training: bool) -> Any:
+        return self.dense(inputs)
+
+
+@pytest.mark.parametrize("kind", [Plain, NoDefault])
+def test_subclassed_model_is_exported_whatever_its_call_takes(tmp_path: pathlib.Path, kind: type) -> None:
+    model = kind()
+    model(np.zeros((1, 4), np.float32), training=False)
+    loaded = keras.models.load_model(trainer.export_h5(model, tmp_path / "model.h5", (4,)))
+    assert np.array_equal(loaded.get_weights()[0], model.get_weights()[0])
+
+
+def test_model_of_raw_operations_is_refused_in_a_line(tmp_path: pathlib.Path) -> None:
+    model = Raw(name="raw")
+    model(np.zeros((1, 4), np.float32))
+    with pytest.raises(trainer.TrainingError, match="'raw' can't be written") as error:
+        trainer.export_h5(model, tmp_path / "model.h5", (4,))
+    assert "\n" not in str(error.value)
+    assert not names(tmp_path)
+
+
+def test_failed_export_leaves_the_old_file(
+    make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = make_state()
+    path = trainer.export_h5(state.model, tmp_path / "model.h5", (8, 8, 1))
+    before = path.read_bytes()
+
+    def break_off(model: keras.Model, filepath: Any, **options: Any) -> None:
+        pathlib.Path(filepath).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", break_off)
+    with pytest.raises(OSError, match="No space"):
+        trainer.export_h5(state.model, path, (8, 8, 1))
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["model.h5"]

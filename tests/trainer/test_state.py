@@ -1,0 +1,69 @@
+"""The state: what is in it, and that its hashes tell any change."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loopwright import models, trainer
+
+
+def subclassed() -> keras.Model:
+    return models.create("cnn_subclass", (12, 12, 1), 3)
+
+
+def test_create_gives_a_state_at_step_zero_with_a_built_optimizer(make_state: Any) -> None:
+    state = make_state()
+    assert (state.step.dtype, int(state.step)) == (tf.int64, 0)
+    assert state.optimizer.built
+    assert len(state.optimizer.variables) == 2 + 2 * len(state.model.trainable_variables)
+
+
+def test_create_refuses_an_unbuilt_model() -> None:
+    model = keras.Sequential([keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="not built"):
+        trainer.TrainState.create(model, keras.optimizers.Adam())
+
+
+@pytest.mark.parametrize("model", [None, subclassed], ids=["sequential", "subclassed"])
+def test_seeds_are_the_seed_generators_of_dropout(make_state: Any, model: Any) -> None:
+    state = make_state(**({"model": model} if model else {}))
+    assert len(state.seeds) == 1
+    before = state.seeds[0].numpy()
+    state.model(tf.zeros((2, 12, 12, 1) if model else (2, 8, 8, 1)), training=True)
+    assert not np.array_equal(state.seeds[0].numpy(), before)
+
+
+def test_hashes_are_equal_for_equal_states_and_tell_every_change(make_state: Any) -> None:
+    extras = {"average": tf.Variable([1.0, 2.0])}
+    state, twin = make_state(extras=extras), make_state(extras=extras)
+    first = state.hashes()
+    assert first == twin.hashes()
+    variables = [v.value for v in state.model.weights] + [v.value for v in state.optimizer.variables]
+    for variable in [*variables, *state.seeds, state.step, extras["average"]]:
+        old = variable.numpy()
+        variable.assign(old + np.ones_like(old))
+        assert sum(state.hashes()[name] != digest for name, digest in first.items()) == 1
+        variable.assign(old)
+    assert state.hashes() == first
+
+
+def test_window_gives_means_and_is_cleared(make_state: Any) -> None:
+    state = make_state()
+    state.open_window(("a", "b"))
+    state.window.assign([[6.0, 4.0], [1.0, 0.0]])
+    means = {name: float(mean) for name, mean in state.window_means().items()}
+    assert means["a"] == 1.5
+    state.open_window(("a", "b"))
+    assert state.window.numpy()[0, 0] == 6.0
+    state.clear_window()
+    assert np.isnan(float(state.window_means()["a"]))
+
+
+def test_open_window_refuses_other_metrics_than_were_restored(make_state: Any) -> None:
+    state = make_state()
+    state.open_window(("a", "b"))
+    with pytest.raises(ValueError, match="sums of 2 metrics"):
+        state.open_window(("a",))
