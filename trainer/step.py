@@ -35,8 +35,8 @@ class GradientStep:
     """The GradientTape step: loss, gradients, one update of the optimizer.
 
     Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. One that does skips the
-    update of a batch whose gradients aren't finite, and metrics that aren't either count for nothing. Clipping, weight decay and
-    averages of weights belong to the optimizer (`make_optimizer`).
+    update of a batch whose gradients aren't finite, and metrics that aren't either count for nothing. Clipping, weight
+    decay and averages of weights belong to the optimizer (`make_optimizer`).
 
     Args:
       objective: gives the loss and the metrics.
@@ -106,7 +106,9 @@ class GradientStep:
     def _count_skips(self, state: TrainState, gradients: list[Any]) -> None:
         """Counts a skipped update, and holds the scale above its floor."""
         if "skips" in state.extras:
-            finite = [tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients]
+            finite = [
+                tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients
+            ]
             state.extras["skips"].count(tf.stack(finite))
         scale = state.optimizer.dynamic_scale
         scale.assign(tf.maximum(scale, self.scale_floor))

@@ -53,7 +53,7 @@ def test_parse_gives_values_of_the_fields_types() -> None:
         ("--schedule=cosin", ["did you mean 'cosine'?"]),
         ("--precision=mixed_bf16", ["did you mean 'mixed_bfloat16'?"]),
         ("--execution=grpah", ["did you mean 'graph'?"]),
-        ("--execution=zzz", ["(graph, eager)"]),
+        ("--execution=zzz", ["(graph, xla, eager, auto)"]),
         ("--batch_size=0", ["at least 1"]),
         ("--batch_size=-4", ["at least 1"]),
         ("--batch_size=3.5", ["not a whole number"]),

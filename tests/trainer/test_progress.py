@@ -21,7 +21,7 @@ def shown(make_state: Any) -> Any:
         text = io.StringIO()
         console = Console(file=text, force_terminal=terminal, width=120, color_system=None)
         state = make_state()
-        with Progress(start=0, num_steps=200, steps_per_epoch=100, console=console) as progress:
+        with Progress(num_steps=200, steps_per_epoch=100, console=console) as progress:
             state.step.assign(150)
             progress.write(Record(150, "train", {"accuracy": 0.5, "loss": 1.25, "examples_per_second": 1234.5}))
             progress(state, {"loss": 1.25})

@@ -67,7 +67,8 @@ def test_json_lines_cuts_what_is_past_the_resumed_step(
         write(Record(at, split, {"loss": 1.0}))
     with path.open("a", encoding="utf-8") as file:
         file.write(torn)
-    again = trainer.JsonLines(path, step=step)
+    again = trainer.JsonLines(path)
+    again.cut(step)
     again(Record(99, "train", {}))
     assert [record["step"] for record in lines_of(path)] == [*kept, 99]
     assert [other.name for other in tmp_path.iterdir()] == ["metrics.jsonl"]
