@@ -40,8 +40,9 @@ def start_tensorflow(*, deterministic: bool = False) -> None:
 
 
 def load_dataset(config: flags.Data) -> Dataset:
-    """The dataset that the flags name; what TFDS prints on the way goes to stderr."""
+    """The dataset that the flags name; what TFDS prints on the way, progress and remarks go to stderr."""
     from loopwright import data
+    from loopwright.trainer.commands.data_progress import DataProgress
 
     with contextlib.redirect_stdout(sys.stderr):
         return data.load(
@@ -51,7 +52,41 @@ def load_dataset(config: flags.Data) -> Dataset:
             download=config.download,
             train_split=config.train_split,
             eval_split=config.eval_split,
+            feed=config.feed,
+            memory_budget=None if config.memory_budget is None else int(config.memory_budget * 1e9),
+            prepare_array_record=config.prepare_array_record,
+            input_key=config.input_key,
+            label_key=config.label_key,
+            weight_key=config.weight_key,
+            image_size=_image_size(config.image_size),
+            max_bad_records=config.max_bad_records,
+            progress=DataProgress(),
+            say=lambda line: print(f"loopwright: {line}", file=sys.stderr),
         )
+
+
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    """`HEIGHT,WIDTH` as two numbers. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise flags.UsageError(f"--image_size={text}: write HEIGHT,WIDTH, such as --image_size=64,64")
+    return int(parts[0]), int(parts[1])
+
+
+@contextlib.contextmanager
+def bad_samples_named(dataset: Dataset, feed: object, state: TrainState) -> Iterator[None]:
+    """Turns TensorFlow's error about a sample in the middle of training into the one that names the sample."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = dataset.explain(feed, int(state.step))
+        if found is None:
+            raise
+        raise found from error
 
 
 def build_state(

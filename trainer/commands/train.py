@@ -39,8 +39,17 @@ def _train(config: flags.Config) -> int:
     clock = Clock()
     with clock.phase("data"):
         dataset = setup.load_dataset(config.data)
+        if not dataset.num_classes:
+            raise flags.UsageError(f"--label_key: {dataset.name} has no class labels, which this command trains on")
+        if (
+            dataset.kind(dataset.train_split) == "sequential"
+        ):  # the one feed with an order of its own: say so in the identity
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, feed="sequential"))
         feed = dataset.train_feed(
-            config.data.batch_size, seed=config.run.seed, drop_remainder=config.data.drop_remainder
+            config.data.batch_size,
+            seed=config.run.seed,
+            drop_remainder=config.data.drop_remainder,
+            augment=config.data.augment or None,
         )
         eval_feed = dataset.eval_feed(max(config.data.batch_size, 250))
     epoch = feed.steps_per_epoch
@@ -56,6 +65,7 @@ def _train(config: flags.Config) -> int:
             "execution": config.run.execution,
             "parameters": state.model.count_params(),
             "steps_per_epoch": epoch,
+            "feed": dataset.kind(dataset.train_split),
             "class_names": dataset.class_names,
         },
     )
@@ -78,7 +88,7 @@ def _train(config: flags.Config) -> int:
     log = trainer.Log(writers, clock=clock, steps_per_epoch=epoch, examples_per_step=feed.examples_per_epoch / epoch)
     evaluate = trainer.Evaluate(eval_feed, objective, writers, steps_per_epoch=epoch)
     execution = trainer.eager() if config.run.execution == "eager" else trainer.graph(config.run.steps_per_call)
-    with SaveOnSignal(checkpoint) as save_on_signal, progress:
+    with SaveOnSignal(checkpoint) as save_on_signal, progress, setup.bad_samples_named(dataset, feed, state):
         log.start(start)
         trainer.train(
             state,
