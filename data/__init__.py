@@ -11,23 +11,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loopwright.data.dataset import DATASETS, Dataset, load
+    from loopwright.data.dataset import Dataset
     from loopwright.data.errors import DataError
     from loopwright.data.feed import Feed, RandomAccessFeed, array_feed
+    from loopwright.data.loading import DATASETS, FEEDS, load
+    from loopwright.data.sequential import SequentialFeed
     from loopwright.data.stacks import StackedFeed
 
 _HOME = {
-    "DATASETS": "loopwright.data.dataset",
+    "DATASETS": "loopwright.data.loading",
+    "FEEDS": "loopwright.data.loading",
     "DataError": "loopwright.data.errors",
     "Dataset": "loopwright.data.dataset",
     "Feed": "loopwright.data.feed",
     "RandomAccessFeed": "loopwright.data.feed",
+    "SequentialFeed": "loopwright.data.sequential",
     "StackedFeed": "loopwright.data.stacks",
     "array_feed": "loopwright.data.feed",
-    "load": "loopwright.data.dataset",
+    "load": "loopwright.data.loading",
 }
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Feed", "RandomAccessFeed", "StackedFeed", "array_feed", "load"]
+__all__ = [
+    "DATASETS",
+    "FEEDS",
+    "DataError",
+    "Dataset",
+    "Feed",
+    "RandomAccessFeed",
+    "SequentialFeed",
+    "StackedFeed",
+    "array_feed",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,204 +1,321 @@
-"""From a name to a dataset: a frozen description of what TFDS holds, and the feeds over it."""
+"""Datasets: a frozen description of what there is, and the feeds over it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
-import pkgutil
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from loopwright.data import prepare
+from loopwright.data import array_records, augment, bad
+from loopwright.data.decoding import Keys, nbytes
 from loopwright.data.errors import DataError
-from loopwright.data.feed import RandomAccessFeed, array_feed
+from loopwright.data.feed import Augmentation, Epochs, Feed, RandomAccessFeed
+from loopwright.data.memory import MemorySource
+from loopwright.data.records import ARRAY_RECORD
+from loopwright.data.sequential import sequential_feed
+from loopwright.data.stored import RecordSplit, StoredSplit, decode_all, good_batches
 
-#: Datasets of our own, by name. Every other name is a TFDS builder's.
-DATASETS = {"mnist_5k": "loopwright.data.mnist_5k:Mnist5k"}
+#: Called with what is being done, how much of it is done, and how much there is in all.
+Progress = Callable[[str, int, int], None]
+
+_SAMPLES_IN_FINGERPRINT = 64
+_STEPS_READ_AHEAD = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How the feeds of a dataset are made.
+
+    Attributes:
+      feed: `memory`, `streaming`, `sequential`, or `auto`: memory for what fits into the budget, else streaming where
+        ArrayRecord files are there or may be written, else sequential.
+      memory_budget: bytes that decoded samples may take.
+      prepare_array_record: whether an ArrayRecord copy may be written beside TFRecord files.
+      max_bad_records: bad samples that are left out of each split before it is an error.
+      progress: called while a split is decoded, copied or searched.
+      say: called with a line for the user where a choice has a price.
+    """
+
+    feed: str = "auto"
+    memory_budget: int = 1 << 30
+    prepare_array_record: bool = True
+    max_bad_records: int = 0
+    progress: Progress | None = None
+    say: Callable[[str], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A prepared classification dataset: images or other dense features, and integer labels.
+    """A dataset of inputs and class labels, or regression targets.
 
-    `train_split` and `eval_split` are in TFDS syntax; `input_shape` is that of one sample, without the batch.
+    Attributes:
+      name: as it was asked for; `full_name` is that with configuration and version.
+      features: as TFDS describes them.
+      split_sizes: samples in each split that has a name.
+      train_split, eval_split: in TFDS syntax.
+      keys: which features are inputs, label and sample weight.
+      input_shape: of one sample, without the batch; by name where there are several inputs.
+      class_names: empty where the label is a regression target.
+      open_split: from a split to where its samples lie.
     """
 
     name: str
-    builder: tfds.core.DatasetBuilder
+    full_name: str
+    features: tfds.features.FeaturesDict
+    split_sizes: Mapping[str, int]
     train_split: str
     eval_split: str
-    input_key: str
-    label_key: str
-    input_shape: tuple[int, ...]
+    keys: Keys
     class_names: tuple[str, ...]
+    open_split: Callable[[str], StoredSplit]
+    options: Options = Options()
+    _cache: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def num_classes(self) -> int:
+        """The number of classes, 0 for regression."""
         return len(self.class_names)
+
+    @property
+    def input_key(self) -> str:
+        return ",".join(self.keys.inputs)
+
+    @property
+    def label_key(self) -> str:
+        return self.keys.label
+
+    @property
+    def input_shape(self) -> Any:
+        return tf.nest.map_structure(lambda spec: tuple(spec.shape), self.split(self.train_split).specs["x"])
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over what both splits hold: name and version, features, sizes, first samples."""
+        """16 hex digits of a SHA-256 over what both splits hold: name and version, features, sizes, first samples.
+
+        The same for every file format and every feed.
+        """
         digest = hashlib.sha256()
-        facts = [self.builder.info.full_name, self.builder.info.features.to_json()]
-        for split in (self.train_split, self.eval_split):
-            info = self.builder.info.splits[split]
-            facts += [split, info.num_examples]
+        splits = (self.train_split, self.eval_split)
+        facts = [self.full_name, self.features.to_json(), self.class_names, dataclasses.asdict(self.keys)]
+        facts += [[split, self.split(split).num_examples] for split in splits]
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-        for split in (self.train_split, self.eval_split):
-            for sample in self._in_order(split).take(64):
-                digest.update(sample[self.label_key].numpy().tobytes())
-                digest.update(sample[self.input_key].numpy().tobytes())
+        for split in splits:
+            places = self.bad(split)
+            stop = min(self.split(split).num_examples, _SAMPLES_IN_FINGERPRINT)
+            with self._explained(split, range(stop)):
+                for _, batch in good_batches(self.split(split), stop, places):
+                    for tensor in tf.nest.flatten(batch):
+                        digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def train_feed(self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False) -> RandomAccessFeed:
-        """The shuffled, endless feed over the training split."""
-        return self._feed(self.train_split, batch_size, seed=seed, shuffle=True, drop_remainder=drop_remainder)
+    def train_feed(
+        self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False, augment: str | Augmentation | None = None
+    ) -> Feed:
+        """The shuffled, endless feed over the training split; `augment` as `--augment` is written, or a function."""
+        return self.feed(self.train_split, batch_size, seed=seed, drop_remainder=drop_remainder, augment=augment)
 
-    def eval_feed(self, batch_size: int) -> RandomAccessFeed:
-        """The evaluation split in fixed order, every sample once; the last batch may be ragged."""
-        size = self.builder.info.splits[self.eval_split].num_examples
-        return self._feed(self.eval_split, min(batch_size, size), shuffle=False)
+    def eval_feed(self, batch_size: int, *, pad: bool = False) -> Feed:
+        """The evaluation split in fixed order, every sample once.
 
-    def _feed(self, split: str, batch_size: int, **options: Any) -> RandomAccessFeed:
-        size = self.builder.info.splits[split].num_examples
-        if batch_size > size:
+        The last batch is ragged or, with `pad`, filled up to `batch_size` rows, and `mask` says which rows are samples.
+        """
+        size = self.split(self.eval_split).num_examples - len(self.bad(self.eval_split))
+        return self.feed(self.eval_split, batch_size if pad else min(batch_size, size), shuffle=False, pad=pad)
+
+    def feed(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        augment: str | Augmentation | None = None,
+        shuffle: bool = True,
+        drop_remainder: bool = False,
+        pad: bool = False,
+    ) -> Feed:
+        """A feed over any split. Raises DataError for a batch size out of range and for bad samples."""
+        places = tuple(sorted(self.bad(split)))
+        size = self.split(split).num_examples - len(places)
+        if not 1 <= batch_size <= (batch_size if pad and size else size):
             raise DataError(
                 f"--batch_size={batch_size} is larger than the split {split!r} of {self.name} ({size} samples); "
                 f"choose at most {size}",
                 exit_code=2,
             )
-        x, y = self.arrays(split)
-        return array_feed(x, y, batch_size, **options)
+        epochs = Epochs(size, batch_size, shuffle=shuffle, drop_remainder=drop_remainder, pad=pad)
+        change = parse_augment(augment, seed)
+        kind = self.kind(split)
+        if kind == "memory":
+            return RandomAccessFeed(self._memory(split), epochs, seed, change, places)
+        if kind == "streaming":
+            return RandomAccessFeed(self._random_access(split), epochs, seed, change, places)
+        stored = self.split(split)
+        return sequential_feed(stored, epochs, seed=seed, augment=change, bad=places)  # type: ignore[arg-type]
 
-    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """A split decoded into dense arrays: x `[N, ...]` of the builder's dtype and y `[N]` int64, in fixed order.
+    def kind(self, split: str) -> str:
+        """The feed that the options make of a split: `memory`, `streaming` or `sequential`."""
+        if ("kind", split) not in self._cache:
+            self._cache["kind", split] = self._choose(split)
+        return self._cache["kind", split]
 
-        Raises DataError for labels outside the classes.
+    def split(self, split: str) -> StoredSplit:
+        """A split as it lies on the disk."""
+        if ("split", split) not in self._cache:
+            self._cache["split", split] = self.open_split(split)
+        return self._cache["split", split]
+
+    def bad(self, split: str) -> dict[int, str]:
+        """The bad samples of a split and what is wrong with each; empty unless `max_bad_records` allows for some."""
+        if self.options.max_bad_records == 0:
+            return {}
+        if ("bad", split) not in self._cache:
+            found = bad.find_bad(
+                self.split(split),
+                f"{self.name}, split {split!r}",
+                limit=self.options.max_bad_records,
+                progress=self._progress(f"checking {split}"),
+            )
+            self._cache["bad", split] = found
+            for index, reason in sorted(found.items()):
+                self._say(f"{self.name}, split {split!r}: sample {index} is left out: {reason}")
+        return self._cache["bad", split]
+
+    def arrays(self, split: str) -> tuple[Any, np.ndarray]:
+        """A split decoded into dense arrays, in fixed order: x `[N, ...]` as stored (by name where there are several), y.
+
+        Raises DataError for a bad sample.
         """
-        size = self.builder.info.splits[split].num_examples
-        x = np.empty((size, *self.input_shape), self.builder.info.features[self.input_key].np_dtype)
-        y = np.empty((size,), np.int64)
-        start = 0
-        for batch in self._in_order(split).batch(512).prefetch(2):
-            stop = start + len(batch[self.label_key])
-            x[start:stop], y[start:stop] = batch[self.input_key].numpy(), batch[self.label_key].numpy()
-            start = stop
-        wrong = np.flatnonzero((y < 0) | (y >= self.num_classes))
-        if len(wrong):
-            raise DataError(
-                f"{self.name}, split {split!r}: sample {wrong[0]} has label {y[wrong[0]]}, outside the "
-                f"{self.num_classes} classes (0 to {self.num_classes - 1}); {len(wrong)} such samples in all"
+        tensors = tf.nest.map_structure(lambda tensor: tensor.numpy(), self._memory(split).tensors)
+        return tensors["x"], tensors["y"]
+
+    def explain(self, feed: Any, step: int) -> DataError | None:
+        """What is wrong with the samples that a feed would give next: the answer to an error in the middle of training."""
+        source = getattr(feed, "source", None)
+        if source is not None and not isinstance(source, MemorySource):
+            steps = (feed.places(tf.constant([s], tf.int64))[0] for s in range(step, step + _STEPS_READ_AHEAD))
+            places = [index for places in steps for index in places.numpy().ravel().tolist()]
+            found = bad.explain(source, f"{self.name}, split {self.train_split!r}", places)
+            if found:
+                return found
+        try:
+            for split in (self.train_split, self.eval_split):
+                if self.kind(split) == "sequential" or (split == self.eval_split and self.kind(split) == "streaming"):
+                    bad.find_bad(self.split(split), f"{self.name}, split {split!r}", limit=0)
+        except DataError as error:
+            return error
+        return None
+
+    def _memory(self, split: str) -> MemorySource:
+        if ("memory", split) not in self._cache:
+            places = self.bad(split)
+            with self._explained(split):
+                arrays = decode_all(self.split(split), bad=places, progress=self._progress(f"decoding {split}"))
+            self._check_classes(split, np.delete(arrays["y"], list(places), axis=0))
+            self._cache["memory", split] = MemorySource.of(arrays["x"], arrays["y"], arrays.get("sample_weight"))
+        return self._cache["memory", split]
+
+    def _random_access(self, split: str) -> StoredSplit:
+        stored = self.split(split)
+        if not isinstance(stored, RecordSplit) or stored.files.file_format == ARRAY_RECORD:
+            return stored
+        if ("array_record", split) not in self._cache:
+            files = array_records.copy_to_array_record(
+                stored.files,
+                skip_damaged=self.options.max_bad_records > 0,
+                progress=self._progress(f"copying {split} to ArrayRecord files"),
             )
-        return x, y
+            self._cache["array_record", split] = RecordSplit(files, stored.decoder)
+        return self._cache["array_record", split]
 
-    def _in_order(self, split: str) -> tf.data.Dataset:
-        """Decoded samples, shard by shard in the order of the files."""
-        return self.builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-            decoders=tfds.decode.PartialDecoding({self.input_key: True, self.label_key: True}),
+    def _choose(self, split: str) -> str:
+        wanted, budget = self.options.feed, self.options.memory_budget
+        if wanted == "memory":
+            return wanted
+        stored = self.split(split)
+        if not isinstance(stored, RecordSplit):
+            reads_at_random, why_not = True, ""
+        else:
+            reads_at_random, why_not = self._can_stream(stored)
+        if wanted == "sequential":
+            return "streaming" if not isinstance(stored, RecordSplit) else wanted
+        if wanted == "streaming":
+            if not reads_at_random:
+                raise DataError(f"--feed=streaming reads ArrayRecord files, but {why_not}", exit_code=2)
+            return wanted
+        both = sum(self._decoded_bytes(name) for name in {self.train_split, self.eval_split, split})
+        if both <= budget or (split != self.train_split and self._decoded_bytes(split) <= budget / 4):
+            return "memory"
+        size = (
+            f"{split} takes {self._decoded_bytes(split) / 1e9:.1f} GB decoded, over the budget of {budget / 1e9:.1f} GB"
         )
+        if reads_at_random:
+            self._say(f"{size}: streaming it")
+            return "streaming"
+        self._say(
+            f"{size}, and {why_not}: reading it in sequence (samples mix within a buffer only, and going on inside an "
+            "epoch reads that epoch up to there)"
+        )
+        return "sequential"
 
+    def _can_stream(self, stored: RecordSplit) -> tuple[bool, str]:
+        if not array_records.installed():
+            return False, "the package array_record isn't installed (it exists for Linux only)"
+        copied = stored.files.file_format == ARRAY_RECORD or stored.files.as_format(ARRAY_RECORD).exist()
+        if copied or self.options.prepare_array_record:
+            return True, ""
+        return False, "there are TFRecord files only, and --noprepare_array_record forbids a copy"
 
-def load(
-    name: str,
-    *,
-    data_dir: str | None = None,
-    manual_dir: str | None = None,
-    download: bool = True,
-    train_split: str = "train",
-    eval_split: str | None = None,
-) -> Dataset:
-    """Finds, prepares and describes a dataset.
+    def _decoded_bytes(self, split: str) -> int:
+        stored = self.split(split)
+        return stored.num_examples * nbytes(stored.specs)
 
-    Args:
-      name: a key of `DATASETS`, or a TFDS builder as `name`, `name/config` or `name/config:version`.
-      data_dir: folder of prepared datasets; TFDS's own by default.
-      manual_dir: folder with the builder's source files, for preparing without a network.
-      download: whether TFDS may download.
-      train_split, eval_split: TFDS split syntax; `eval_split` is `test` by default, or else `validation`.
-
-    Raises:
-      DataError: an unknown name or split, a dataset that is no classification, that can't be prepared, or is empty.
-    """
-    builder = _builder(name, data_dir)
-    prepare.ensure_prepared(builder, manual_dir=manual_dir, download=download)
-    info = builder.info
-    splits = list(info.splits)
-    if eval_split is None:
-        eval_split = next((split for split in ("test", "validation") if split in splits), None)
-        if eval_split is None:
+    def _check_classes(self, split: str, labels: np.ndarray) -> None:
+        if self.class_names and split == self.train_split and len(labels) and (labels == labels[0]).all():
             raise DataError(
-                f"{name} has no test or validation split (it has {', '.join(splits)}); name one with --eval_split, "
-                "such as --train_split='train[:90%]' --eval_split='train[90%:]'",
-                exit_code=2,
+                f"{self.name}, split {split!r}: all {len(labels)} samples are of one class "
+                f"({self.class_names[labels[0]]!r}); train on a split with two or more"
             )
-    for flag, split in (("--train_split", train_split), ("--eval_split", eval_split)):
-        _check_split(name, info, flag, split)
-    input_key, label_key = _keys(name, info)
-    shape = info.features[input_key].shape
-    if None in shape:
-        raise DataError(f"{name}: samples have no fixed shape ({input_key} is {shape}); choose a dataset with one size")
-    return Dataset(
-        name=name,
-        builder=builder,
-        train_split=train_split,
-        eval_split=eval_split,
-        input_key=input_key,
-        label_key=label_key,
-        input_shape=tuple(shape),
-        class_names=tuple(info.features[label_key].names),
-    )
+
+    @contextlib.contextmanager
+    def _explained(self, split: str, places: range | None = None) -> Iterator[None]:
+        """Turns TensorFlow's error about a bad sample of a split into the DataError that names it."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            name = f"{self.name}, split {split!r}"
+            if places is None:
+                bad.find_bad(self.split(split), name, limit=0)
+            found = bad.explain(self.split(split), name, places or ())
+            raise (found or error) from error
+
+    def _progress(self, what: str) -> Callable[[int, int], None] | None:
+        report = self.options.progress
+        return functools.partial(report, what) if report else None
+
+    def _say(self, line: str) -> None:
+        if self.options.say:
+            self.options.say(line)
 
 
-def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    if name in DATASETS:
-        return pkgutil.resolve_name(DATASETS[name])(data_dir=data_dir)
-    try:
-        return tfds.builder(name, data_dir=data_dir, try_gcs=False)
-    except tfds.core.DatasetNotFoundError:
-        known = [*DATASETS, *tfds.list_builders(with_community_datasets=False)]
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise DataError(
-            f"--dataset={name}: no such dataset; {hint}'loopwright datasets' lists them", exit_code=2
-        ) from None
-    except (ValueError, AssertionError) as error:
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"--dataset={name}: {first_line}", exit_code=2) from None
+def parse_augment(what: str | Augmentation | None, seed: int) -> Augmentation | None:
+    """An augmentation as it is written on the command line, or one that is a function already."""
+    return augment.parse(what, seed=seed) if isinstance(what, str) else what
 
 
-def _check_split(name: str, info: tfds.core.DatasetInfo, flag: str, split: str) -> None:
-    try:
-        size = info.splits[split].num_examples
-    except (KeyError, ValueError, AssertionError):
-        raise DataError(
-            f"{flag}={split}: no such split of {name}; it has {', '.join(info.splits)}, and slices such as train[:90%]",
-            exit_code=2,
-        ) from None
-    if size == 0:
-        raise DataError(f"{flag}={split}: this split of {name} is empty", exit_code=2)
-
-
-def _keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
-    """The feature names of the input and of the label."""
-    keys = info.supervised_keys
-    if not keys or not all(isinstance(key, str) for key in keys):
-        keys = ("image", "label")
-    if any(key not in info.features for key in keys) or not isinstance(
-        info.features[keys[1]], tfds.features.ClassLabel
-    ):
-        raise DataError(
-            f"{name} is no classification dataset of one input and one class label (its features are "
-            f"{', '.join(info.features)})",
-            exit_code=2,
-        )
-    return keys[0], keys[1]
+def default_memory_budget() -> int:
+    """A third of the memory that this machine, or the container that it is, has: bytes."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return math.floor(min(total, int(text) if text.isdigit() else total) / 3)

@@ -140,15 +140,24 @@ class RandomAccessFeed:
 
     Args:
       source: where the samples are.
-      epochs: how many they are, and how they fall into batches.
+      epochs: how many they are without the bad ones, and how they fall into batches.
       seed: of the permutations, 64 bits.
       augment: applied to `x` as stored, or None.
+      bad: places of the source that are left out, in rising order.
     """
 
     source: Source
     epochs: Epochs
     seed: int = 0
     augment: Augmentation | None = None
+    bad: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.epochs.num_examples + len(self.bad) != self.source.num_examples:
+            raise ValueError(
+                f"epochs of {self.epochs.num_examples} samples without {len(self.bad)} bad ones, over a source of "
+                f"{self.source.num_examples}"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -192,7 +201,7 @@ class RandomAccessFeed:
         mask = position < epochs.num_examples
         position = tf.minimum(position, epochs.num_examples - 1)
         epoch = tf.broadcast_to(epoch[:, tf.newaxis], tf.shape(position))
-        index = self._shuffled(position, epoch) if epochs.shuffle else position
+        index = self._without_bad(self._shuffled(position, epoch) if epochs.shuffle else position)
         mine = slice(epochs.shard_index, None, epochs.shard_count)
         return index[:, mine], epoch[:, mine], mask[:, mine]
 
@@ -222,6 +231,14 @@ class RandomAccessFeed:
             rounds=4,
         )
         return tf.reshape(index, tf.shape(position))
+
+    def _without_bad(self, index: tf.Tensor) -> tf.Tensor:
+        """Places among the good samples to places among all of them."""
+        if not self.bad:
+            return index
+        good_before = tf.constant([place - number for number, place in enumerate(self.bad)], tf.int64)
+        skipped = tf.searchsorted(good_before, tf.reshape(index, [-1]), side="right", out_type=tf.int64)
+        return index + tf.reshape(skipped, tf.shape(index))
 
     def _stacks(self, stacked: StackedFeed, start_step: int) -> tf.data.Dataset:
         def stack(begin: tf.Tensor) -> Batch:

@@ -11,17 +11,21 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from loopwright.data.errors import DataError
+
 _SECONDS_TO_REACH = 5.0
 
 
-class NotPrepared(Exception):
+class NotPrepared(DataError):
     """The dataset is neither prepared nor reachable."""
 
-    exit_code = 1
 
+def ensure_prepared(
+    builder: tfds.core.DatasetBuilder, *, manual_dir: str | None, download: bool, file_format: str | None = None
+) -> None:
+    """Prepares the dataset unless it is prepared already, in any format; `file_format` is that of new files.
 
-def ensure_prepared(builder: tfds.core.DatasetBuilder, *, manual_dir: str | None, download: bool) -> None:
-    """Prepares the dataset unless it is prepared already. Nothing half-prepared is left behind (TFDS renames at the end).
+    Nothing half-prepared is left behind (TFDS renames at the end).
 
     Raises NotPrepared, with the three ways out, when the source files are neither in `manual_dir` nor reachable.
     """
@@ -37,7 +41,7 @@ def ensure_prepared(builder: tfds.core.DatasetBuilder, *, manual_dir: str | None
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     tfds.disable_progress_bar()
     try:
-        builder.download_and_prepare(download_config=config)
+        builder.download_and_prepare(download_config=config, file_format=file_format)
     except (OSError, AssertionError, tfds.download.DownloadError, tfds.download.NonMatchingChecksumError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise NotPrepared(_ways_out(builder, reason)) from error

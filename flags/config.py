@@ -44,7 +44,10 @@ class Data:
     """Where the samples come from."""
 
     dataset: str = flag(
-        "mnist_5k", "Dataset: mnist_5k (embedded), or any TFDS name/config:version.", identity=True, common=True
+        "mnist_5k",
+        "Dataset: mnist_5k (embedded), any TFDS name/config:version, folder:PATH of class folders, or module:function.",
+        identity=True,
+        common=True,
     )
     data_dir: str | None = flag(None, "Folder of prepared TFDS datasets (default: TFDS's own, ~/tensorflow_datasets).")
     manual_dir: str | None = flag(None, "Folder with source files, where a builder can't or shan't download them.")
@@ -55,6 +58,39 @@ class Data:
     )
     batch_size: int = flag(32, "Samples in a global batch.", minimum=1, identity=True, common=True)
     drop_remainder: bool = flag(False, "Leave out the ragged last batch of each training epoch.", identity=True)
+    augment: str = flag(
+        "",
+        "Random changes of training images: flip, translate:PIXELS, crop:PIXELS, cutout:PIXELS, module:function, with "
+        "commas between them.",
+        identity=True,
+        common=True,
+    )
+    input_key: str | None = flag(
+        None, "Feature that is the input, or several with commas (default: the builder's, else image).", identity=True
+    )
+    label_key: str | None = flag(
+        None, "Feature that is the label or the target (default: the builder's, else label).", identity=True
+    )
+    weight_key: str | None = flag(None, "Feature that weights the samples (default: all count alike).", identity=True)
+    image_size: str | None = flag(None, "HEIGHT,WIDTH to which images are resized, where sizes differ.", identity=True)
+    feed: str = flag(
+        "auto",
+        "How samples are read: memory, streaming (global shuffle from ArrayRecord files, the same batches as memory), "
+        "sequential (files in turns, shuffle buffer), or auto: the first of them that --memory_budget and files allow.",
+        choices=("auto", "memory", "streaming", "sequential"),
+    )
+    memory_budget: float | None = flag(
+        None, "GB that decoded samples may take in memory (default: a third of this machine's).", above=0
+    )
+    prepare_array_record: bool = flag(
+        True, "Let streaming write an ArrayRecord copy beside TFRecord files, which takes their space again."
+    )
+    max_bad_records: int = flag(
+        0,
+        "Bad samples that are left out of each split, after a search, before it is an error.",
+        minimum=0,
+        identity=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -203,7 +239,8 @@ def flag_values(config: Any) -> dict[str, Any]:
 def identity(config: Config) -> dict[str, Any]:
     """What makes the run this run and no other: the identity flags, by name.
 
-    The length of training belongs to it only where the learning rate depends on it (cosine).
+    The length of training belongs to it only where the learning rate depends on it (cosine), and the feed only where it is
+    the sequential one: the others give the same batches.
     """
     names = {
         field.name
@@ -213,6 +250,8 @@ def identity(config: Config) -> dict[str, Any]:
     }
     if config.optimization.schedule == "cosine":
         names |= {"epochs", "train_steps"}
+    if config.data.feed == "sequential":
+        names |= {"feed"}
     return {name: value for name, value in flag_values(config).items() if name in names}
 
 

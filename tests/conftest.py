@@ -18,17 +18,31 @@ def repository() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def mnist_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> pathlib.Path:
-    """A data_dir with mnist_5k, prepared once and shared over the workers of pytest-xdist."""
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[..., pathlib.Path]:
+    """`once(name, fill)`: a folder that one of pytest-xdist's workers fills while the others wait for it."""
+
+    def make(name: str, fill: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        base = tmp_path_factory.getbasetemp()
+        shared = base if worker_id == "master" else base.parent
+        folder = shared / name
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                filling = shared / f"{name}.filling"
+                filling.mkdir()
+                fill(filling)
+                filling.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(once: Callable[..., pathlib.Path]) -> pathlib.Path:
+    """A data_dir with mnist_5k, prepared once for all tests."""
     from loopwright import data
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "tfds"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        data.load("mnist_5k", data_dir=str(folder))
-    return folder
+    return once("tfds", lambda folder: data.load("mnist_5k", data_dir=str(folder)))
 
 
 @pytest.fixture(scope="session")

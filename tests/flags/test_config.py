@@ -17,10 +17,13 @@ FIELDS = [(group, field) for group in flags.TRAIN_GROUPS for field in dataclasse
 IDENTITY = {
     *("dataset", "train_split", "eval_split", "batch_size", "drop_remainder", "model", "precision", "optimizer"),
     *("learning_rate", "schedule", "warmup_steps", "momentum", "weight_decay", "seed", "execution", "deterministic"),
+    *("freeze", "metrics", "boundaries", "decay_factor", "clip_norm", "clip_value", "ema_decay", "label_smoothing"),
+    *("gradient_accumulation", "loss_scale_floor", "reduce_on_plateau"),
 }
 FREE = {
     *("data_dir", "manual_dir", "download", "epochs", "train_steps", "workdir", "steps_per_call", "log_every"),
     *("eval_every", "checkpoint_every", "keep", "overwrite", "json"),
+    *("intra_op_threads", "inter_op_threads", "max_skipped_steps", "log_norms", "monitor", "early_stop"),
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
-from loopwright.trainer.commands import setup
+from loopwright.trainer.commands import jobs, setup
 from loopwright.trainer.commit import replace_file
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def _benchmark(
     console = Console(stderr=True)
     steps = benchmark.train_steps
 
-    def fresh() -> setup.Job:
-        return setup.build_job(model, optimization, dataset, seed=benchmark.seed, total_steps=2 * steps)
+    def fresh() -> jobs.Job:
+        return jobs.build_job(model, optimization, dataset, seed=benchmark.seed, total_steps=2 * steps)
 
     def fit(**compile_options: Any) -> Measure:
         state = fresh().state
@@ -75,7 +75,7 @@ def _benchmark(
 
     def loop(execution: str) -> Measure:
         job = fresh()
-        execute = setup.make_execution(execution, benchmark.steps_per_call)(job.state, job.step, feed)
+        execute = jobs.make_execution(execution, benchmark.steps_per_call)(job.state, job.step, feed)
         return lambda n: _loop_seconds(execute, n)
 
     grid = []

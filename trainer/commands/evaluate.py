@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loopwright import flags, models
-from loopwright.trainer.commands import setup, workdir
+from loopwright.trainer.commands import jobs, setup, workdir
 from loopwright.trainer.errors import TrainingError
 
 USAGE = (
@@ -74,7 +74,7 @@ def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Dat
         state, objective = _from_file(source)
     else:
         # The length of a schedule doesn't matter here: no step is taken.
-        job = setup.build_job(config.model, config.optimization, dataset, seed=config.run.seed, total_steps=2**40)
+        job = jobs.build_job(config.model, config.optimization, dataset, seed=config.run.seed, total_steps=2**40)
         state, objective = job.state, job.objective
         restore_folder(source, state, exact=False)
     return {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +15,8 @@ from loopwright import flags
 from loopwright.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
-    import keras
-
     from loopwright.data import Dataset
-    from loopwright.trainer.execution import Execution
-    from loopwright.trainer.objective import Objective
     from loopwright.trainer.state import TrainState
-    from loopwright.trainer.step import GradientStep
 
 
 def start_tensorflow(*, deterministic: bool = False, intra_op_threads: int = 0, inter_op_threads: int = 0) -> None:
@@ -67,8 +60,9 @@ def _set_threads(intra_op: int, inter_op: int) -> None:
 
 
 def load_dataset(config: flags.Data) -> Dataset:
-    """The dataset that the flags name; what TFDS prints on the way goes to stderr."""
+    """The dataset that the flags name; what TFDS prints on the way, progress and remarks go to stderr."""
     from loopwright import data
+    from loopwright.trainer.commands.data_progress import DataProgress
 
     with contextlib.redirect_stdout(sys.stderr):
         return data.load(
@@ -78,97 +72,41 @@ def load_dataset(config: flags.Data) -> Dataset:
             download=config.download,
             train_split=config.train_split,
             eval_split=config.eval_split,
+            feed=config.feed,
+            memory_budget=None if config.memory_budget is None else int(config.memory_budget * 1e9),
+            prepare_array_record=config.prepare_array_record,
+            input_key=config.input_key,
+            label_key=config.label_key,
+            weight_key=config.weight_key,
+            image_size=_image_size(config.image_size),
+            max_bad_records=config.max_bad_records,
+            progress=DataProgress(),
+            say=lambda line: print(f"loopwright: {line}", file=sys.stderr),
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a command trains or evaluates: a fresh state, and the functions that go with it."""
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    """`HEIGHT,WIDTH` as two numbers. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise flags.UsageError(f"--image_size={text}: write HEIGHT,WIDTH, such as --image_size=64,64")
+    return int(parts[0]), int(parts[1])
 
-    state: TrainState
-    objective: Objective
-    step: GradientStep
 
+@contextlib.contextmanager
+def bad_samples_named(dataset: Dataset, feed: object, state: TrainState) -> Iterator[None]:
+    """Turns TensorFlow's error about a sample in the middle of training into the one that names the sample."""
+    import tensorflow as tf
 
-def build_job(
-    model: flags.Model,
-    optimization: flags.Optimization,
-    dataset: Dataset,
-    *,
-    seed: int,
-    total_steps: int,
-    norms: bool = False,
-) -> Job:
-    """A fresh state, its objective and its step: the same seed gives the same weights.
-
-    `total_steps` are batches. Raises UsageError for flags that contradict each other.
-    """
-    import keras
-
-    from loopwright import models, trainer
-    from loopwright.trainer.objective import make_metrics
-
-    keras.utils.set_random_seed(seed)
-    network = models.create(model.model, dataset.input_shape, dataset.num_classes, precision=model.precision)
-    if model.freeze is not None:
-        _freeze(network, model.freeze)
     try:
-        schedule = trainer.make_schedule(
-            optimization.schedule,
-            optimization.learning_rate,
-            warmup_steps=optimization.warmup_steps,
-            total_steps=total_steps // optimization.gradient_accumulation,
-            boundaries=[int(part) for part in (optimization.boundaries or "").split(",") if part],
-            factor=optimization.decay_factor,
-        )
-        optimizer = trainer.make_optimizer(
-            optimization.optimizer,
-            schedule,
-            momentum=optimization.momentum,
-            weight_decay=optimization.weight_decay,
-            clip_norm=optimization.clip_norm,
-            clip_value=optimization.clip_value,
-            ema_decay=optimization.ema_decay,
-            precision=model.precision,
-            model=network,
-        )
-        metrics = make_metrics([name.strip() for name in model.metrics.split(",")], dataset.num_classes)
-    except ValueError as error:
-        raise flags.UsageError(str(error)) from None
-    objective = trainer.classification(
-        from_logits=not models.ends_in_probabilities(model.model, network),
-        label_smoothing=optimization.label_smoothing,
-        metrics=metrics,
-    )
-    step = trainer.gradient_step(
-        objective,
-        accumulation=optimization.gradient_accumulation,
-        norms=norms,
-        scale_floor=optimization.loss_scale_floor,
-    )
-    state = trainer.TrainState.create(network, optimizer, metrics=metrics, extras=step.extras(network, optimizer))
-    return Job(state, objective, step)
-
-
-def make_execution(name: str, steps_per_call: int) -> Execution:
-    """An execution by the name that --execution gives it."""
-    from loopwright import trainer
-
-    if name == "eager":
-        return trainer.eager()
-    return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call)
-
-
-def _freeze(network: keras.Model, pattern: str) -> None:
-    try:
-        frozen = [v for v in network.trainable_variables if re.search(pattern, v.path)]
-    except re.error as error:
-        raise flags.UsageError(f"--freeze={pattern}: no regular expression ({error})") from None
-    if not frozen or len(frozen) == len(network.trainable_variables):
-        paths = ", ".join(v.path for v in network.trainable_variables)
-        raise flags.UsageError(f"--freeze={pattern}: matches {len(frozen)} of these variables: {paths}")
-    for variable in frozen:
-        variable.trainable = False
+        yield
+    except tf.errors.OpError as error:
+        found = dataset.explain(feed, int(state.step))
+        if found is None:
+            raise
+        raise found from error
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
-from loopwright.trainer.commands import setup, workdir
+from loopwright.trainer.commands import jobs, setup, workdir
 
 if TYPE_CHECKING:
     from loopwright.data import Feed
@@ -49,13 +49,22 @@ def _train(config: flags.Config) -> int:
     clock = Clock()
     with clock.phase("data"):
         dataset = setup.load_dataset(config.data)
+        if not dataset.num_classes:
+            raise flags.UsageError(f"--label_key: {dataset.name} has no class labels, which this command trains on")
+        if (
+            dataset.kind(dataset.train_split) == "sequential"
+        ):  # the one feed with an order of its own: say so in the identity
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, feed="sequential"))
         feed = dataset.train_feed(
-            config.data.batch_size, seed=config.run.seed, drop_remainder=config.data.drop_remainder
+            config.data.batch_size,
+            seed=config.run.seed,
+            drop_remainder=config.data.drop_remainder,
+            augment=config.data.augment or None,
         )
         eval_feed = dataset.eval_feed(max(config.data.batch_size, 250))
     epoch = feed.steps_per_epoch
     num_steps = config.run.train_steps or (config.run.epochs or 0) * epoch
-    job = setup.build_job(
+    job = jobs.build_job(
         config.model,
         config.optimization,
         dataset,
@@ -75,6 +84,7 @@ def _train(config: flags.Config) -> int:
             "execution": config.run.execution,
             "parameters": state.model.count_params(),
             "steps_per_epoch": epoch,
+            "feed": dataset.kind(dataset.train_split),
             "class_names": dataset.class_names,
         },
     )
@@ -99,14 +109,14 @@ def _train(config: flags.Config) -> int:
     jsonl.cut(start)
     progress.start(start)
     eval_every = config.run.eval_every or epoch
-    with SaveOnSignal(checkpoint) as save_on_signal, progress:
+    with SaveOnSignal(checkpoint) as save_on_signal, progress, setup.bad_samples_named(dataset, feed, state):
         log.start(start)
         trainer.train(
             state,
             feed,
             job.step,
             num_steps=num_steps,
-            execution=setup.make_execution(config.run.execution, config.run.steps_per_call),
+            execution=jobs.make_execution(config.run.execution, config.run.steps_per_call),
             hooks=[
                 trainer.every(config.run.log_every or max(1, min(100, epoch // 5)), log),
                 progress,
@@ -128,14 +138,14 @@ def _with_run(config: flags.Config, **changes: Any) -> flags.Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))
 
 
-def _resolve_execution(config: flags.Config, job: setup.Job, feed: Feed) -> flags.Config:
+def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> flags.Config:
     """What `auto` stands for: what the folder's run was begun with, or the fastest of graph and xla, measured now."""
     from loopwright import trainer
 
     before = workdir.read_config(config.run.workdir or "")
     if before is not None:
         return _with_run(config, execution=before.run.execution)
-    candidates = {name: setup.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
+    candidates = {name: jobs.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
     choice = trainer.choose(job.state, job.step, feed, candidates)
     for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):
         print(f"execution {name}: {milliseconds:.3f} ms a step", file=sys.stderr)
@@ -145,7 +155,7 @@ def _resolve_execution(config: flags.Config, job: setup.Job, feed: Feed) -> flag
     return _with_run(config, execution=choice.name)
 
 
-def _control(config: flags.Config, evaluate: Evaluate, job: setup.Job) -> dict[str, Any]:
+def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[str, Any]:
     """The hooks that steer by --monitor, by the names under which the state keeps what they remember."""
     from loopwright import trainer
 

@@ -1,0 +1,158 @@
+"""The sequential feed: samples one after the other, such as files read from front to back and mixed by a buffer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loopwright.data import mixing
+from loopwright.data.feed import Augmentation, Batch, Epochs, make_batch
+from loopwright.data.stacks import StackedFeed, stack_batches
+from loopwright.data.stored import RecordSplit
+
+_FILES_AT_ONCE = 16
+_RECORDS_IN_A_ROW = 16
+
+
+#: An epoch's samples in its order, from the epoch's number: pairs of the sample's index and what it is decoded from.
+Order = Callable[[tf.Tensor], tf.data.Dataset]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SequentialFeed:
+    """A feed over samples that come one after the other, each epoch in an order of its own.
+
+    Where that order is a function of the epoch, the stream is a function of the step; but opening it inside an epoch passes
+    over that epoch's samples up to there (undecoded), and each shard reads all samples of the global batch.
+
+    Args:
+      order: the samples of an epoch.
+      decode: from a batch of what `order` gives beside the index to raw samples.
+      epochs: how many samples an epoch has, and how they fall into batches.
+      augment: applied to `x` as stored, or None.
+    """
+
+    order: Order
+    decode: Callable[[Any], Batch]
+    epochs: Epochs
+    augment: Augmentation | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.epochs.steps_per_epoch
+
+    @property
+    def examples_per_epoch(self) -> int:
+        return self.epochs.examples_per_epoch
+
+    @property
+    def has_ragged_batch(self) -> bool:
+        return self.epochs.has_ragged_batch
+
+    @property
+    def end(self) -> int | None:
+        return self.epochs.end
+
+    @functools.cached_property
+    def element_spec(self) -> dict[str, Any]:
+        return self().element_spec
+
+    def shard(self, index: int, count: int) -> SequentialFeed:
+        """The part of every global batch that belongs to the replica `index` of `count`."""
+        return dataclasses.replace(self, epochs=self.epochs.shard(index, count))
+
+    def stacked(self, k: int) -> StackedFeed:
+        """The same stream with k consecutive batches a stack: see `StackedFeed`."""
+        return StackedFeed(self, k, stack_batches)
+
+    def __call__(self, start_step: int = 0) -> tf.data.Dataset:
+        first_epoch, place = divmod(start_step, self.steps_per_epoch)
+        last = np.iinfo(np.int64).max if self.epochs.shuffle else 1
+
+        def from_start(epoch: tf.Tensor) -> tf.data.Dataset:
+            done = tf.where(epoch == first_epoch, tf.constant(place * self.epochs.batch_size, tf.int64), 0)
+            batches = self.order(epoch).take(self.examples_per_epoch).skip(done).batch(self.epochs.batch_size)
+            return batches.map(lambda index, stored: (epoch, index, stored))
+
+        batches = tf.data.Dataset.range(first_epoch, max(last, first_epoch)).flat_map(from_start)
+        batches = batches.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    def _batch(self, epoch: tf.Tensor, index: tf.Tensor, stored: Any) -> Batch:
+        there = tf.size(index)
+        rows = tf.range(self.epochs.batch_size if self.epochs.pad else there)
+        rows = rows[self.epochs.shard_index :: self.epochs.shard_count]
+        if self.epochs.rows is not None:
+            rows = tf.ensure_shape(rows, [self.epochs.rows])
+        index, stored = tf.nest.map_structure(
+            lambda part: tf.gather(part, tf.minimum(rows, there - 1)), (index, stored)
+        )
+        mask = rows < there if self.epochs.pad else None
+        epochs = tf.fill(tf.shape(index), epoch)
+        return make_batch(self.decode(stored), index, epochs, mask=mask, augment=self.augment)
+
+
+def sequential_feed(
+    split: RecordSplit,
+    epochs: Epochs,
+    *,
+    seed: int = 0,
+    augment: Augmentation | None = None,
+    buffer_size: int = 10_000,
+    bad: Sequence[int] = (),
+) -> SequentialFeed:
+    """A feed for record files that can't be read at random, such as TFRecord.
+
+    Each epoch takes the files in an order drawn from (seed, epoch), reads 16 of them in turns, and mixes what it reads in a
+    buffer of `buffer_size` records whose draws come from (seed, epoch), too: samples mix within the reach of the buffer
+    only. Records at the places in `bad` are left out. Without `shuffle`, the samples come in the order of their places.
+    """
+    files = split.files
+    columns = (
+        [file.path for file in files.files],
+        np.array([file.skip for file in files.files], np.int64),
+        np.array([file.take for file in files.files], np.int64),
+        np.array(files.starts[:-1], np.int64),
+    )
+
+    def samples_of(number: tf.Tensor) -> tf.data.Dataset:
+        path, skip, take, first = (tf.gather(tf.constant(column), number) for column in columns)
+        records = files.of_file(path, skip, take, by_place=bool(bad))
+        return tf.data.Dataset.zip(tf.data.Dataset.range(first, first + take), records)
+
+    def order(epoch: tf.Tensor) -> tf.data.Dataset:
+        numbers = tf.range(len(files.files), dtype=tf.int64)
+        if epochs.shuffle:
+            seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+            numbers = tf.random.experimental.index_shuffle(numbers, seeds, tf.constant(len(files.files) - 1, tf.int64))
+        samples = tf.data.Dataset.from_tensor_slices(numbers).interleave(
+            samples_of,
+            cycle_length=min(_FILES_AT_ONCE, len(files.files)) if epochs.shuffle else 1,
+            block_length=_RECORDS_IN_A_ROW,
+        )
+        if bad:
+            samples = samples.filter(lambda index, _: tf.reduce_all(index != tf.constant(list(bad), tf.int64)))
+        return _shuffled(samples, mixing.mix(mixing.combine(seed, epoch)), buffer_size) if epochs.shuffle else samples
+
+    return SequentialFeed(order, split.decoder, epochs, augment)
+
+
+def _shuffled(samples: tf.data.Dataset, bits: tf.Tensor, buffer_size: int) -> tf.data.Dataset:
+    """`Dataset.shuffle` by its op: the method would mix TensorFlow's global seed into ours."""
+    spec = samples.element_spec
+    flat = tf.nest.flatten(spec)
+    shuffled = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(samples),
+        buffer_size=tf.constant(buffer_size, tf.int64),
+        seed=tf.bitcast(bits, tf.int64),
+        seed2=tf.constant(1, tf.int64),
+        output_types=[part.dtype for part in flat],
+        output_shapes=[part.shape for part in flat],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled, spec)

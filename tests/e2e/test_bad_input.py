@@ -1,0 +1,125 @@
+"""Bad input ends in one line and exit code 2 or 1, without a traceback, and with nothing lost or half-written."""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+QUICK = ("--model=mlp", "--train_steps=4", "--batch_size=64")
+
+
+def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_one_line(result: Any, code: int, *parts: str) -> None:
+    assert result.code == code, result.err
+    assert result.out == ""
+    assert result.err.startswith("loopwright: ")
+    assert len(result.err.splitlines()) == 1
+    assert all(part in result.err for part in parts), result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--dataset=mnist_5"], ["--dataset=mnist_5", "'mnist_5k'"]),
+        (["--dataset=mnist_5k/large"], ["--dataset=mnist_5k/large"]),
+        (["--train_split=trian"], ["--train_split=trian", "train, test"]),
+        (["--eval_split=validation"], ["--eval_split=validation", "train, test"]),
+        (["--train_split=train[:0%]"], ["--train_split=train[:0%]", "empty"]),
+        (["--batch_size=4001"], ["--batch_size=4001", "4000"]),
+        (["--train_split=train[:10]", "--batch_size=11"], ["--batch_size=11", "10"]),
+        (["--schedule=cosine", "--warmup_steps=4"], ["--warmup_steps=4"]),
+        (["--model=no_such_module:net"], ["--model=no_such_module:net", "can't be imported"]),
+        (["--model=pathlib:Path.cwd"], ["--model=pathlib:Path.cwd", "not a keras.Model"]),
+    ],
+    ids=lambda part: " ".join(part),
+)
+def test_wrong_name_or_number_exits_2(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, words: list[str], parts: list[str]
+) -> None:
+    assert_one_line(loopwright("train", f"--data_dir={mnist_dir}", *QUICK, *words), 2, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_keras_backend_exits_2(loopwright: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert_one_line(loopwright("train"), 2, "KERAS_BACKEND=jax")
+
+
+def test_dataset_that_may_not_be_downloaded_exits_1(loopwright: Any, tmp_path: pathlib.Path) -> None:
+    result = loopwright("train", "--dataset=cifar10", "--nodownload", f"--data_dir={tmp_path}")
+    assert_one_line(result, 1, "--nodownload", "Three ways out", "--manual_dir", "--data_dir", str(tmp_path))
+    assert not snapshot(tmp_path)
+
+
+@pytest.mark.parametrize("workdir", ["a_file", "a_file/below", "/proc/nowhere"])
+def test_workdir_that_cannot_be_written_exits_2(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, workdir: str
+) -> None:
+    (tmp_path / "a_file").write_text("mine")
+    result = loopwright("train", f"--data_dir={mnist_dir}", *QUICK, f"--workdir={workdir}")
+    assert_one_line(result, 2, f"--workdir={workdir}")
+    assert snapshot(tmp_path) == {"a_file": b"mine"}
+
+
+def test_workdir_of_another_run_exits_2_and_names_the_differences(
+    loopwright: Any, mnist_dir: pathlib.Path, run_folder: pathlib.Path
+) -> None:
+    before = snapshot(run_folder)
+    words = ["--model=cnn", "--batch_size=16", "--train_steps=99", "--workdir=run"]
+    result = loopwright("train", f"--data_dir={mnist_dir}", *words)
+    assert_one_line(result, 2, "--model=mlp there, cnn here", "--batch_size=32 there, 16 here", "--overwrite")
+    assert "train_steps=" not in result.err
+    assert snapshot(run_folder) == before
+
+
+def cut(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (lambda run: cut(run / "checkpoints/00000030/state.index"), ["state.index", "checkpoints/00000030", "move"]),
+        (lambda run: cut(run / "checkpoints/00000030/manifest.json"), ["manifest.json", "checkpoints/00000030"]),
+    ],
+    ids=["file", "manifest"],
+)
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_damaged_checkpoint_exits_1(
+    loopwright: Any,
+    mnist_dir: pathlib.Path,
+    run_folder: pathlib.Path,
+    name: str,
+    spoil: Callable[[pathlib.Path], None],
+    parts: list[str],
+) -> None:
+    spoil(run_folder)
+    before = snapshot(run_folder)
+    words = [f"--flagfile={run_folder / 'flags.txt'}"] if name == "train" else []
+    assert_one_line(loopwright(name, *words, "--workdir=run"), 1, *parts)
+    changed = {name for name, data in snapshot(run_folder).items() if before.get(name) != data}
+    assert changed <= {"run.json", "flags.txt"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--restore_from=nowhere.h5"], 2),
+        (["--restore_from=nowhere"], 2),
+        (["--restore_from=run"], 1),
+        (["--workdir=run", "--restore_from=run/checkpoints/00000030", "--model=cnn"], 1),
+        (["--restore_from=run/flags.h5"], 1),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_evaluate_of_what_is_no_model_is_one_line(
+    loopwright: Any, mnist_dir: pathlib.Path, run_folder: pathlib.Path, words: list[str], code: int
+) -> None:
+    shutil.copy(run_folder / "flags.txt", run_folder / "flags.h5")
+    assert_one_line(loopwright("evaluate", f"--data_dir={mnist_dir}", *words), code, words[0].partition("=")[2])

@@ -1,0 +1,124 @@
+"""`evaluate`, `models` and `benchmark`, and the programs that the documentation shows."""
+
+import json
+import pathlib
+import re
+import runpy
+import shutil
+from typing import Any
+
+import pytest
+
+from loopwright import models
+from loopwright.trainer.commands import benchmark
+
+
+@pytest.fixture
+def metrics(small_run: pathlib.Path) -> dict[str, float]:
+    """What the finished run says of its last evaluation."""
+    record = json.loads((small_run / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name: record[name] for name in ("loss", "accuracy")}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--workdir=run"],
+        ["--workdir=run", "--restore_from=run/checkpoints/00000030"],
+        ["--workdir=run", "--restore_from=run/exports/model.h5"],
+        ["--restore_from=run/exports/model.h5"],
+    ],
+    ids=" ".join,
+)
+def test_evaluate_gives_the_numbers_of_the_run(
+    loopwright: Any, run_folder: pathlib.Path, mnist_dir: pathlib.Path, metrics: dict[str, float], words: list[str]
+) -> None:
+    result = loopwright("evaluate", f"--data_dir={mnist_dir}", *words, "--json")
+    assert result.code == 0
+    assert result.json["metrics"] == metrics
+    assert (result.json["examples"], result.json["split"]) == (1000, "test")
+
+
+def test_evaluate_prints_a_line(loopwright: Any, run_folder: pathlib.Path, metrics: dict[str, float]) -> None:
+    (line,) = loopwright("evaluate", "--workdir=run").out.splitlines()
+    assert f"accuracy {metrics['accuracy']:.4f}" in line
+    assert f"loss {metrics['loss']:.4f}" in line
+
+
+def test_evaluate_takes_another_split_and_an_older_checkpoint(loopwright: Any, run_folder: pathlib.Path) -> None:
+    words = ["--workdir=run", "--eval_split=train[:70]", "--json"]
+    newest = loopwright("evaluate", *words).json
+    older = loopwright("evaluate", *words, "--restore_from=run/checkpoints/00000015").json
+    assert (newest["examples"], older["examples"]) == (70, 70)
+    assert newest["metrics"] != older["metrics"]
+
+
+def test_evaluate_needs_no_file_of_the_run_but_the_export(
+    loopwright: Any, run_folder: pathlib.Path, mnist_dir: pathlib.Path, metrics: dict[str, float]
+) -> None:
+    shutil.move(run_folder / "exports" / "model.h5", "elsewhere.h5")
+    shutil.rmtree(run_folder)
+    result = loopwright("evaluate", f"--data_dir={mnist_dir}", "--restore_from=elsewhere.h5", "--json")
+    assert result.json["metrics"] == metrics
+
+
+def test_models_lists_every_entry(loopwright: Any) -> None:
+    assert [line.split()[:2] for line in loopwright("models").out.splitlines()[:-1]] == [
+        [name, entry.outputs] for name, entry in models.MODELS.items()
+    ]
+    assert set(loopwright("models", "--json").json) == set(models.MODELS)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_models_summarises_an_entry_with_real_shapes(loopwright: Any, name: str) -> None:
+    result = loopwright("models", name, "--input_shape=28,28,1")
+    assert result.code == 0
+    assert "?" not in result.out
+    assert "28, 28, 1" in result.out or "26, 26, 32" in result.out or "784" in result.out
+    as_json = loopwright("models", name, "--input_shape=28,28,1", "--json").json
+    assert f"{as_json['parameters']:,}" in result.out
+    assert as_json["outputs"] == models.MODELS[name].outputs
+
+
+def test_benchmark_measures_every_row(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "FIT_GRID", benchmark.FIT_GRID[:1])  # the search compiles once an entry
+    words = ["--model=mlp", "--train_steps=5", "--repeats=1", "--output=results", "--json"]
+    result = loopwright("benchmark", f"--data_dir={mnist_dir}", *words)
+    assert result.code == 0
+    assert json.loads((tmp_path / "results" / "benchmark.json").read_text()) == result.json
+    rows = {row["loop"]: row for row in result.json["rows"]}
+    assert set(rows) >= {"fit", "fit_tuned", "graph"}
+    assert rows["fit"]["ratio_to_fit"] == 1
+    assert all(row["ms_per_step"] > 0 for row in rows.values())
+    assert result.json["method"]["steps"] == 5
+
+
+EXAMPLES = sorted((pathlib.Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(path), run_name="__main__")
+    accuracy = re.search(r"accuracy (0\.\d+)", capsys.readouterr().out)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.8
+
+
+def test_loop_of_the_readme_runs(
+    repository: pathlib.Path,
+    mnist_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (source,) = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    assert 'data.load("mnist_5k")' in source
+    source = source.replace('"mnist_5k"', f'"mnist_5k", data_dir="{mnist_dir}"').replace("1_000", "20")
+    exec(compile(source, "README.md", "exec"), {})
+    step, _, result = capsys.readouterr().out.partition(" ")
+    assert step == "20"
+    assert "accuracy" in result
+    assert (tmp_path / "runs" / "mine" / "checkpoints" / "latest").read_text() == "00000020\n"
