@@ -45,6 +45,7 @@ def build_job(
     from loopwright import models, trainer
     from loopwright.trainer.objective import make_metrics
 
+    keras.utils.clear_session()  # so that the names of layers and variables don't depend on what was built before
     keras.utils.set_random_seed(seed)
     network = models.create(model.model, dataset.input_shape, dataset.num_classes, precision=model.precision)
     if model.freeze is not None:
