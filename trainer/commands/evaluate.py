@@ -80,10 +80,12 @@ def _network(evaluation: flags.Evaluation, model: flags.Model, dataset: Dataset)
         if not path.is_file():
             raise TrainingError(f"--restore_from={path}: no such file", exit_code=2)
         try:
-            return keras.models.load_model(path, compile=False), path
+            network = keras.models.load_model(path, compile=False)
         except (OSError, ValueError, TypeError) as error:
             first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise TrainingError(f"--restore_from={path}: can't be loaded ({first_line})") from error
+        models.check_fits(f"--restore_from={path}", network, dataset.input_shape, dataset.num_classes)
+        return network, path
     if path is None:
         folders = Checkpoint(pathlib.Path(evaluation.workdir or "") / "checkpoints").folders()
         if not folders:
