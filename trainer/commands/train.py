@@ -141,7 +141,8 @@ def _report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool
     if finished_before:
         print(f"This run is finished: it took {summary['step']} steps ({folder}).")
     evaluated = summary["eval"]
-    print(f"accuracy     {evaluated['accuracy']:.4f}, loss {evaluated['loss']:.4f} after step {evaluated['step']}")
+    loss = "nan" if evaluated["loss"] is None else f"{evaluated['loss']:.4f}"
+    print(f"accuracy     {evaluated['accuracy']:.4f}, loss {loss} after step {evaluated['step']}")
     print(f"model        {folder / 'exports' / 'model.h5'}")
     print(f"watch        tensorboard --logdir={folder.parent}")
     longer = (
