@@ -9,6 +9,7 @@ the step at which the stream was opened.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pkgutil
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +20,11 @@ from loopwright.data import mixing
 from loopwright.data.errors import DataError
 from loopwright.data.feed import scale
 
-#: From bits `[B]`, height, width and the amount of pixels to where each new row and each new column looks: two maps, int64
-#: `[B, size]`, with -1 where a place is empty.
-Operation = Callable[[tf.Tensor, int, int, int], tuple[tf.Tensor, tf.Tensor]]
+#: Of one axis: where each new row (or column) looks, int64 `[B, size]`, with -1 where it is empty; None: where it was.
+AxisMap = Any
+
+#: From bits `[B]`, height, width and an amount of pixels to the maps of both axes.
+Operation = Callable[[tf.Tensor, int, int, int], tuple[AxisMap, AxisMap]]
 UserFunction = Callable[[Any, tf.Tensor], Any]
 
 
@@ -38,7 +41,7 @@ class Augment:
     seed: int = 0
 
     def __call__(self, x: Any, index: tf.Tensor, epoch: tf.Tensor) -> Any:
-        keys = mixing.keys(self.seed, epoch, index)
+        keys = mixing.sample_keys(self.seed, epoch, index)
         run: list[tuple[int, Operation, int]] = []
         for number, step in enumerate(self.steps):
             if isinstance(step, tuple):
@@ -49,31 +52,31 @@ class Augment:
         return _move(x, keys, run)
 
 
-def flip(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
+def flip(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
     """Left and right change places with a probability of a half."""
     columns = tf.range(width, dtype=tf.int64)
-    flipped = mixing.integers(bits, 2)[:, tf.newaxis] == 1
-    return _still(bits, height), tf.where(flipped, width - 1 - columns, columns)
+    return None, tf.where(mixing.integers(bits, 2)[:, tf.newaxis] == 1, width - 1 - columns, columns)
 
 
-def translate(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
+def translate(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
     """A shift of up to `amount` pixels up or down and left or right; what comes in is empty (zero)."""
-    rows, columns = _shifts(bits, amount)
-    return tuple(
-        tf.where((places < 0) | (places >= size), tf.constant(-1, tf.int64), places)
-        for places, size in ((_shifted(rows, height), height), (_shifted(columns, width), width))
+    rows, columns = _shifted(bits, height, width, amount)
+    empty = tf.constant(-1, tf.int64)
+    return tf.where(rows < height, tf.maximum(rows, empty), empty), tf.where(
+        columns < width, tf.maximum(columns, empty), empty
     )
 
 
-def crop(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
+def crop(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
     """Padded by `amount` pixels, which mirror the image at its border, and cropped at random to the size that it had."""
-    rows, columns = _shifts(bits, amount)
-    return _mirrored(_shifted(rows, height), height), _mirrored(_shifted(columns, width), width)
+    rows, columns = _shifted(bits, height, width, amount)
+    return _mirrored(rows, height), _mirrored(columns, width)
 
 
-def cutout(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
+def cutout(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
     """A square of `amount` pixels, centred anywhere in the image, becomes empty (DeVries and Taylor, arXiv:1708.04552)."""
-    return _outside(mixing.draw(bits, 0), height, amount), _outside(mixing.draw(bits, 1), width, amount)
+    top, left = mixing.two_integers(bits, height, width)
+    return _emptied(top, height, amount), _emptied(left, width, amount)
 
 
 #: By name: the operation, and whether it takes a number of pixels.
@@ -114,7 +117,7 @@ def _user_function(word: str) -> UserFunction:
         raise DataError(f"--augment={word}: {error}; choose from {', '.join(OPERATIONS)}", exit_code=2) from None
     if not callable(function):
         raise DataError(f"--augment={word}: is no function", exit_code=2)
-    return function
+    return tf.function(function)  # with AutoGraph, which the feeds do without
 
 
 def _move(x: Any, keys: tf.Tensor, run: list[tuple[int, Operation, int]]) -> Any:
@@ -126,7 +129,8 @@ def _move(x: Any, keys: tf.Tensor, run: list[tuple[int, Operation, int]]) -> Any
 
 def _move_image(x: tf.Tensor, keys: tf.Tensor, run: list[tuple[int, Operation, int]]) -> tf.Tensor:
     height, width = x.shape[1], x.shape[2]
-    rows, columns = _still(keys, height), _still(keys, width)
+    rows: AxisMap = None
+    columns: AxisMap = None
     holes: list[tuple[tf.Tensor, tf.Tensor]] = []
     for number, operation, amount in run:
         new_rows, new_columns = operation(mixing.draw(keys, number), height, width, amount)
@@ -135,37 +139,48 @@ def _move_image(x: tf.Tensor, keys: tf.Tensor, run: list[tuple[int, Operation, i
             continue
         rows, columns = _look_up(rows, new_rows, -1), _look_up(columns, new_columns, -1)
         holes = [(_look_up(a, new_rows, False), _look_up(b, new_columns, False)) for a, b in holes]
-    empty = tf.less(rows, 0)[:, :, tf.newaxis] | tf.less(columns, 0)[:, tf.newaxis, :]
-    for in_rows, in_columns in holes:
-        empty |= in_rows[:, :, tf.newaxis] & in_columns[:, tf.newaxis, :]
+    moved = x if rows is None and columns is None else _gather_pixels(x, rows, columns)
+    empty = [in_rows[:, :, tf.newaxis] & in_columns[:, tf.newaxis, :] for in_rows, in_columns in holes]
+    if rows is not None and not _stays_inside(run):
+        empty.append((rows < 0)[:, :, tf.newaxis] | (columns < 0)[:, tf.newaxis, :])
+    if empty:
+        moved = tf.where(functools.reduce(tf.logical_or, empty)[..., tf.newaxis], tf.zeros([], x.dtype), moved)
+    return tf.ensure_shape(moved, x.shape)
+
+
+def _gather_pixels(x: tf.Tensor, rows: AxisMap, columns: AxisMap) -> tf.Tensor:
+    """The pixels of each image at its rows and columns, taken for 0 where they are -1."""
+    height, width = x.shape[1], x.shape[2]
     first = tf.range(tf.shape(x, tf.int64)[0])[:, tf.newaxis] * height
-    places = (first + tf.maximum(rows, 0))[:, :, tf.newaxis] * width + tf.maximum(columns, 0)[:, tf.newaxis, :]
-    pixels = tf.gather(tf.reshape(x, [-1, x.shape[3]]), places)
-    return tf.ensure_shape(tf.where(empty[..., tf.newaxis], tf.zeros([], x.dtype), pixels), x.shape)
+    rows = tf.range(height, dtype=tf.int64) if rows is None else tf.maximum(rows, 0)
+    columns = tf.range(width, dtype=tf.int64)[tf.newaxis] if columns is None else tf.maximum(columns, 0)
+    places = ((first + rows) * width)[:, :, tf.newaxis] + columns[:, tf.newaxis, :]
+    return tf.gather(tf.reshape(x, [-1, x.shape[3]]), places)
 
 
-def _look_up(values: tf.Tensor, places: tf.Tensor, otherwise: Any) -> tf.Tensor:
+def _stays_inside(run: list[tuple[int, Operation, int]]) -> bool:
+    return all(operation is not translate for _, operation, _ in run)
+
+
+def _look_up(values: AxisMap, places: AxisMap, otherwise: Any) -> AxisMap:
     """`values` `[B, size]` at the places, and `otherwise` where a place is empty."""
+    if values is None or places is None:
+        return places if values is None else values
     found = tf.gather(values, tf.maximum(places, 0), batch_dims=1)
     return tf.where(places < 0, tf.constant(otherwise, values.dtype), found)
 
 
-def _still(bits: tf.Tensor, size: int) -> tf.Tensor:
-    return tf.broadcast_to(tf.range(size, dtype=tf.int64), [tf.shape(bits)[0], size])
+def _shifted(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Rows and columns, each shifted by -amount to amount."""
+    shifts = mixing.two_integers(bits, 2 * amount + 1, 2 * amount + 1)
+    rows, columns = (
+        tf.range(-amount, size - amount, dtype=tf.int64) + shift[:, tf.newaxis]
+        for size, shift in zip((height, width), shifts, strict=True)
+    )
+    return rows, columns
 
 
-def _shifts(bits: tf.Tensor, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Two shifts from -amount to amount, int64 `[B]`."""
-    choices = 2 * amount + 1
-    rows, columns = (mixing.integers(mixing.draw(bits, axis), choices) for axis in (0, 1))
-    return rows - amount, columns - amount
-
-
-def _shifted(shift: tf.Tensor, size: int) -> tf.Tensor:
-    return tf.range(size, dtype=tf.int64) + shift[:, tf.newaxis]
-
-
-def _mirrored(places: tf.Tensor, size: int) -> tf.Tensor:
+def _mirrored(places: tf.Tensor, size: int) -> AxisMap:
     """Places outside the axis, mirrored at its ends (the border pixel isn't repeated), however far out."""
     if size == 1:
         return tf.zeros_like(places)
@@ -174,8 +189,7 @@ def _mirrored(places: tf.Tensor, size: int) -> tf.Tensor:
     return tf.minimum(places, period - places)
 
 
-def _outside(bits: tf.Tensor, size: int, amount: int) -> tf.Tensor:
-    """-1 within `amount` places around a random one."""
-    places = tf.range(size, dtype=tf.int64)
-    low = mixing.integers(bits, size)[:, tf.newaxis] - amount // 2
-    return tf.where((places >= low) & (places < low + amount), tf.constant(-1, tf.int64), places)
+def _emptied(centre: tf.Tensor, size: int, amount: int) -> AxisMap:
+    """-1 at the `amount` places around a centre, 0 elsewhere."""
+    off = tf.range(amount // 2, size + amount // 2, dtype=tf.int64) - centre[:, tf.newaxis]
+    return -tf.cast((off >= 0) & (off < amount), tf.int64)

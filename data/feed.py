@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from loopwright.data.stacks import StackedFeed
+from loopwright.data.stacks import StackedFeed, plain
 
 #: Tensors by name; those of `x` may be a dict again.
 Batch = dict[str, Any]
@@ -214,10 +214,15 @@ class RandomAccessFeed:
             self.source.gather(index), index, epoch, mask=mask if self.epochs.pad else None, augment=self.augment
         )
 
+    @functools.cached_property
+    def _traced(self) -> Callable[[tf.Tensor], Batch]:
+        """`batch`, traced once however often the feed is opened."""
+        return tf.function(self.batch, autograph=False)
+
     def __call__(self, start_step: int = 0) -> tf.data.Dataset:
         stop = np.iinfo(np.int64).max if self.end is None else self.end
         steps = tf.data.Dataset.range(start_step, max(stop, start_step))
-        batches = steps.map(self.batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = steps.map(plain(self._traced), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def _shuffled(self, position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
@@ -253,7 +258,7 @@ class RandomAccessFeed:
             )
             return tf.nest.map_structure(lambda tensor: _fold(tensor, index), batch)
 
-        stacks = stacked.starts(start_step).map(stack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        stacks = stacked.starts(start_step).map(plain(stack), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return stacks.prefetch(2)
 
 

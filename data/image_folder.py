@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from loopwright.data.decoding import resize
 from loopwright.data.errors import DataError
 from loopwright.data.records import first_line
+from loopwright.data.stacks import plain
 from loopwright.data.stored import READ_AT_ONCE
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # those of tfds.folder_dataset.ImageFolder
@@ -123,7 +124,7 @@ class ImageFiles:
     def in_order(self, start: int, stop: int, *, bad: Collection[int] = ()) -> tf.data.Dataset:
         """The samples of a range of places, in batches."""
         index = tf.data.Dataset.range(start, stop).batch(READ_AT_ONCE)
-        return index.map(self.gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+        return index.map(plain(self.gather), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
     def read_one(self, index: int) -> None:
         """Reads and decodes one image. Raises tf.errors.OpError if that can't be done."""

@@ -2,14 +2,12 @@
 
 The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
 OOPSLA 2014), a bijection of 64 bits in which every input bit flips every output bit with a probability of about a half. A
-key is made by adding a number to the key before, times the golden ratio in 64 bits, and mixing. All of it is integer
-arithmetic on whole vectors, so one draw for a batch costs a dozen small ops, and a sample's bits don't depend on the batch
-that it is in.
+key is made by adding a number (plus one) times the golden ratio in 64 bits to the key before, and mixing. All of it is
+integer arithmetic on whole vectors, so one draw for a batch costs a dozen small ops, and a sample's bits don't depend on
+the batch that it is in.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 
@@ -24,24 +22,42 @@ def mix(bits: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_xor(bits, _shift(bits, 31))
 
 
-def combine(key: Any, number: Any) -> tf.Tensor:
-    """A key, uint64, out of a key and a number (ints or int64 or uint64 tensors, broadcast): not yet mixed."""
-    return _as_word(key) + (_as_word(number) + _word(1)) * _word(_GOLDEN)
+def mix_number(bits: int) -> int:
+    """`mix` of one Python number below 2**64."""
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _WORD
+    return bits ^ bits >> 31
 
 
-def keys(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+def seed_key(seed: int) -> int:
+    """The key of a seed: where every other key begins."""
+    return mix_number((seed + 1) * _GOLDEN & _WORD)
+
+
+def epoch_key(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """The key, uint64, of an epoch (int64 of any shape) under a seed."""
+    return mix(_word(seed_key(seed) + _GOLDEN) + _times_golden(epoch))
+
+
+def sample_keys(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """One key, uint64 `[B]`, for each sample `index` `[B]` in its `epoch` `[B]` (both int64)."""
-    return mix(combine(mix(combine(mix(combine(0, seed)), epoch)), index))
+    return mix(epoch_key(seed, epoch) + _times_golden(index) + _word(_GOLDEN))
 
 
 def draw(keys: tf.Tensor, number: int) -> tf.Tensor:
-    """Fresh bits, uint64 `[B]`: another `number` gives other bits of the same samples."""
-    return mix(combine(keys, number))
+    """64 fresh bits for each key, uint64 `[B]`: another `number` gives other bits of the same samples."""
+    return mix(keys + _word((number + 1) * _GOLDEN))
 
 
 def integers(bits: tf.Tensor, count: int) -> tf.Tensor:
-    """Bits to whole numbers from 0 to count - 1, int64, even to within count / 2**32 (count below 2**31)."""
+    """The upper 32 bits to whole numbers from 0 to count - 1, int64, even to within count / 2**32 (count below 2**31)."""
     return tf.bitcast(_shift(_shift(bits, 32) * _word(count), 32), tf.int64)
+
+
+def two_integers(bits: tf.Tensor, first: int, second: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Two independent whole numbers out of one draw: the first as `integers`, the second from the lower 32 bits."""
+    lower = tf.bitwise.bitwise_and(bits, _word(0xFFFFFFFF))
+    return integers(bits, first), tf.bitcast(_shift(lower * _word(second), 32), tf.int64)
 
 
 def uniform(bits: tf.Tensor) -> tf.Tensor:
@@ -53,10 +69,8 @@ def _word(value: int) -> tf.Tensor:
     return tf.constant(value & _WORD, tf.uint64)
 
 
-def _as_word(value: Any) -> tf.Tensor:
-    if isinstance(value, int):
-        return _word(value)
-    return value if value.dtype == tf.uint64 else tf.bitcast(tf.cast(value, tf.int64), tf.uint64)
+def _times_golden(number: tf.Tensor) -> tf.Tensor:
+    return tf.bitcast(number, tf.uint64) * _word(_GOLDEN)
 
 
 def _shift(bits: tf.Tensor, count: int) -> tf.Tensor:

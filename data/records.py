@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 
 from loopwright.data.crc import masked_crc32c
 from loopwright.data.errors import DataError
+from loopwright.data.stacks import plain
 
 TFRECORD = "tfrecord"
 ARRAY_RECORD = "array_record"
@@ -160,11 +161,11 @@ class RecordFiles:
             positions = tf.range(first, tf.minimum(first + _RECORDS_A_READ, skip + take))
             return tf.ensure_shape(self.readers.read_tensor(path, positions), [None])
 
-        return tf.data.Dataset.range(skip, skip + take, _RECORDS_A_READ).map(read).unbatch()
+        return tf.data.Dataset.range(skip, skip + take, _RECORDS_A_READ).map(plain(read)).unbatch()
 
     def _by_place(self, start: int, stop: int) -> tf.data.Dataset:
         places = tf.data.Dataset.range(start, stop).batch(_RECORDS_A_READ)
-        return places.map(lambda index: self.read_tensor(index, verify=True)).unbatch()
+        return places.map(plain(lambda index: self.read_tensor(index, verify=True))).unbatch()
 
 
 class Readers:

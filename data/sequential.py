@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from loopwright.data import mixing
 from loopwright.data.feed import Augmentation, Batch, Epochs, make_batch
-from loopwright.data.stacks import StackedFeed, stack_batches
+from loopwright.data.stacks import StackedFeed, plain, stack_batches
 from loopwright.data.stored import RecordSplit
 
 _FILES_AT_ONCE = 16
@@ -70,6 +70,10 @@ class SequentialFeed:
         """The same stream with k consecutive batches a stack: see `StackedFeed`."""
         return StackedFeed(self, k, stack_batches)
 
+    @functools.cached_property
+    def _traced(self) -> Callable[..., Batch]:
+        return tf.function(self._batch, autograph=False)
+
     def __call__(self, start_step: int = 0) -> tf.data.Dataset:
         first_epoch, place = divmod(start_step, self.steps_per_epoch)
         last = np.iinfo(np.int64).max if self.epochs.shuffle else 1
@@ -77,10 +81,10 @@ class SequentialFeed:
         def from_start(epoch: tf.Tensor) -> tf.data.Dataset:
             done = tf.where(epoch == first_epoch, tf.constant(place * self.epochs.batch_size, tf.int64), 0)
             batches = self.order(epoch).take(self.examples_per_epoch).skip(done).batch(self.epochs.batch_size)
-            return batches.map(lambda index, stored: (epoch, index, stored))
+            return batches.map(plain(lambda index, stored: (epoch, index, stored)))
 
-        batches = tf.data.Dataset.range(first_epoch, max(last, first_epoch)).flat_map(from_start)
-        batches = batches.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = tf.data.Dataset.range(first_epoch, max(last, first_epoch)).flat_map(plain(from_start))
+        batches = batches.map(plain(self._traced), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def _batch(self, epoch: tf.Tensor, index: tf.Tensor, stored: Any) -> Batch:
@@ -131,13 +135,13 @@ def sequential_feed(
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
             numbers = tf.random.experimental.index_shuffle(numbers, seeds, tf.constant(len(files.files) - 1, tf.int64))
         samples = tf.data.Dataset.from_tensor_slices(numbers).interleave(
-            samples_of,
+            plain(samples_of),
             cycle_length=min(_FILES_AT_ONCE, len(files.files)) if epochs.shuffle else 1,
             block_length=_RECORDS_IN_A_ROW,
         )
         if bad:
-            samples = samples.filter(lambda index, _: tf.reduce_all(index != tf.constant(list(bad), tf.int64)))
-        return _shuffled(samples, mixing.mix(mixing.combine(seed, epoch)), buffer_size) if epochs.shuffle else samples
+            samples = samples.filter(plain(lambda index, _: tf.reduce_all(index != tf.constant(list(bad), tf.int64))))
+        return _shuffled(samples, mixing.epoch_key(seed, epoch), buffer_size) if epochs.shuffle else samples
 
     return SequentialFeed(order, split.decoder, epochs, augment)
 

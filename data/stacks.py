@@ -12,6 +12,9 @@ import tensorflow as tf
 if TYPE_CHECKING:
     from loopwright.data.feed import Feed
 
+#: Functions of this package hold no Python loops over tensors, and converting them costs seconds: AutoGraph keeps off.
+plain = tf.autograph.experimental.do_not_convert
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StackedFeed:
@@ -83,7 +86,7 @@ class StackedFeed:
         stop = self.feed.end
         starts = tf.data.Dataset.counter() if stop is None else tf.data.Dataset.range(max(stop - start_step, 0))
         starts = starts.scan(tf.constant(start_step, tf.int64), lambda step, _: (step + self.length_tensor(step), step))
-        return starts if stop is None else starts.take_while(lambda step: step < stop)
+        return starts if stop is None else starts.take_while(plain(lambda step: step < stop))
 
 
 def stack_batches(stacked: StackedFeed, start_step: int) -> tf.data.Dataset:
@@ -101,19 +104,19 @@ def stack_batches(stacked: StackedFeed, start_step: int) -> tf.data.Dataset:
 
     def stack(begin: tf.Tensor, batches: tf.data.Dataset) -> tf.data.Dataset:
         rows = stacked.rows(begin)
-        whole = batches.map(lambda _, batch: batch).batch(stacked.k)
-        return whole.map(lambda part: tf.nest.map_structure(lambda tensor: _repeat_last(tensor, rows), part))
+        whole = batches.map(plain(lambda _, batch: batch)).batch(stacked.k)
+        return whole.map(plain(lambda part: tf.nest.map_structure(lambda tensor: _repeat_last(tensor, rows), part)))
 
     def with_static_rows(stack: dict[str, Any]) -> dict[str, Any]:
         return tf.nest.map_structure(lambda t: tf.ensure_shape(t, [stacked.k, *t.shape[1:]]), stack)
 
     numbered = stacked.feed(start_step).enumerate()
     stacks = numbered.group_by_window(
-        key_func=lambda number, _: begin_of(number),
-        reduce_func=stack,
-        window_size_func=stacked.length_tensor,
+        key_func=plain(lambda number, _: begin_of(number)),
+        reduce_func=plain(stack),
+        window_size_func=plain(stacked.length_tensor),
     )
-    return (stacks if stacked.feed.has_ragged_batch else stacks.map(with_static_rows)).prefetch(1)
+    return (stacks if stacked.feed.has_ragged_batch else stacks.map(plain(with_static_rows))).prefetch(1)
 
 
 def _repeat_last(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from loopwright.data.decoding import Decoder
 from loopwright.data.errors import DataError
 from loopwright.data.records import RecordFiles
+from loopwright.data.stacks import plain
 
 #: Samples that are decoded as one batch when a split is read in order.
 READ_AT_ONCE = 256
@@ -66,7 +67,7 @@ class RecordSplit:
 
     def in_order(self, start: int, stop: int, *, bad: Collection[int] = ()) -> tf.data.Dataset:
         records = self.files.in_order(start, stop, bad=bad).batch(READ_AT_ONCE)
-        return records.map(self.decoder, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+        return records.map(plain(self.decoder), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
     def read_one(self, index: int) -> None:
         self.decoder(tf.constant(self.files.read(np.array([index]), verify=True)))

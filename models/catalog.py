@@ -7,7 +7,7 @@ import difflib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -70,16 +70,41 @@ def create(name: str, input_shape: tuple[int, ...], num_classes: int, *, precisi
     with _policy(precision):
         try:
             model = function(input_shape, num_classes) if _wants_arguments(function) else function()
-            if not isinstance(model, keras.Model):
-                raise ModelError(f"--model={name}: returned a {type(model).__name__}, not a keras.Model")
-            if not model.built:
-                # A call, not `build`: only it gives every layer of a subclassed model its shape.
-                model(keras.ops.zeros((1, *input_shape)), training=False)
         except ValueError as error:
             raise ModelError(
                 f"--model={name}: can't be built for samples of shape {input_shape}: {_reason(error)}"
             ) from error
+        if not isinstance(model, keras.Model):
+            raise ModelError(f"--model={name}: returned a {type(model).__name__}, not a keras.Model")
+        check_fits(f"--model={name}", model, input_shape, num_classes)
     return model
+
+
+def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int) -> None:
+    """Calls the model once, which builds it, and raises ModelError unless it gives a number for each class.
+
+    Args:
+      what: begins the message, such as `--model=cnn`.
+      input_shape: of a sample, without the batch; by name where there are several inputs.
+      num_classes: 0 for a regression, whose outputs may have any shape.
+    """
+    import keras
+
+    def one(shape: Any) -> Any:
+        if isinstance(shape, Mapping):
+            return {name: one(part) for name, part in shape.items()}
+        return keras.ops.zeros((1, *shape))
+
+    try:
+        # A call, not `build`: only it gives every layer of a subclassed model its shape.
+        outputs = model(one(input_shape), training=False)
+    except ValueError as error:
+        raise ModelError(f"{what}: can't take samples of shape {input_shape}: {_reason(error)}") from error
+    shape = tuple(getattr(outputs, "shape", ()))[1:]
+    if num_classes and (len(shape) != 1 or shape[0] < num_classes):
+        raise ModelError(
+            f"{what}: gives outputs of shape {shape} for a sample; {num_classes} classes need ({num_classes},)"
+        )
 
 
 def ends_in_probabilities(name: str, model: keras.Model) -> bool:

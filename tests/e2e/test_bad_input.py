@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from loopwright import models
+
 QUICK = ("--model=mlp", "--train_steps=4", "--batch_size=64")
 
 
@@ -123,3 +125,11 @@ def test_evaluate_of_what_is_no_model_is_one_line(
 ) -> None:
     shutil.copy(run_folder / "flags.txt", run_folder / "flags.h5")
     assert_one_line(loopwright("evaluate", f"--data_dir={mnist_dir}", *words), code, words[0].partition("=")[2])
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((8, 8, 1), 10), ((28, 28, 1), 3)])
+def test_evaluate_of_a_model_for_other_data_exits_2(
+    loopwright: Any, mnist_dir: pathlib.Path, shape: tuple[int, ...], classes: int
+) -> None:
+    models.create("mlp", shape, classes).save("other.h5")
+    assert_one_line(loopwright("evaluate", f"--data_dir={mnist_dir}", "--restore_from=other.h5"), 2, "other.h5", "(")

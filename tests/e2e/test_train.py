@@ -174,6 +174,19 @@ def test_train_takes_every_kind_of_run(
     keras.models.load_model(tmp_path / "run" / "exports" / "model.h5")
 
 
+def test_run_whose_loss_is_no_number_still_ends_with_its_report(loopwright: Any, mnist_dir: pathlib.Path) -> None:
+    words = ["--model=mlp", "--train_steps=2", "--learning_rate=1e30", "--workdir=run"]
+    result = loopwright("train", f"--data_dir={mnist_dir}", *words)
+    assert result.code == 0
+    assert "loss nan" in result.out
+
+
+def test_default_model_learns_the_default_dataset(loopwright: Any, mnist_dir: pathlib.Path) -> None:
+    result = loopwright("train", f"--data_dir={mnist_dir}", "--epochs=3", "--json")
+    assert result.code == 0
+    assert result.json["eval"]["accuracy"] > 0.92  # about 0.95; ten epochs, the default, give 0.965
+
+
 def test_cosine_run_of_another_length_is_refused(loopwright: Any, mnist_dir: pathlib.Path) -> None:
     words = ["train", f"--data_dir={mnist_dir}", "--model=mlp", "--schedule=cosine", "--workdir=run"]
     assert loopwright(*words, "--train_steps=3").code == 0

@@ -110,6 +110,15 @@ def no_model():
 def too_deep(input_shape, num_classes):
     return keras.Sequential([keras.Input(input_shape), layers.Conv2D(4, 9), layers.Flatten(), layers.Dense(3)])
 
+def too_few(input_shape, num_classes):
+    return by_shape(input_shape, num_classes - 1)
+
+def no_vector(input_shape, num_classes):
+    return keras.Sequential([keras.Input(input_shape), layers.Dense(num_classes)])
+
+def other_inputs():
+    return by_shape((5, 5, 1), 3)
+
 NUMBER = 3
 """
 
@@ -145,6 +154,9 @@ def test_create_takes_a_users_function(user_module: str, function: str, probabil
         ("nets_of_a_user:NUMBER", "is no function but a int"),
         ("nets_of_a_user:no_model", "returned a list"),
         ("nets_of_a_user:too_deep", "shape (4, 4, 1)"),
+        ("nets_of_a_user:too_few", "(2,) for a sample; 3 classes need (3,)"),
+        ("nets_of_a_user:no_vector", "(4, 4, 3) for a sample"),
+        ("nets_of_a_user:other_inputs", "can't take samples of shape (4, 4, 1)"),
         ("cnn", "shape (4, 4, 1)"),
         ("cnn_subclass", "shape (4, 4, 1)"),
     ],
@@ -159,6 +171,14 @@ def test_create_refuses_what_is_no_model_in_one_line(user_module: str, name: str
     assert "\n" not in message
     assert error.value.exit_code == 2
     assert keras.config.dtype_policy() is before
+
+
+def test_check_fits_takes_named_inputs_and_regressions() -> None:
+    inputs = {"a": keras.Input((2,), name="a"), "b": keras.Input((3,), name="b")}
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(list(inputs.values()))))
+    models.check_fits("it", model, {"a": (2,), "b": (3,)}, 0)
+    with pytest.raises(models.ModelError, match="it: gives outputs of shape"):
+        models.check_fits("it", model, {"a": (2,), "b": (3,)}, 2)
 
 
 @pytest.mark.parametrize("name", [*models.MODELS, "any_module:function"])

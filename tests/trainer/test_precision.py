@@ -14,13 +14,13 @@ from loopwright.data.feed import array_feed
 SPOILT_STEP = 3
 
 
-def dense_model() -> keras.Model:
+def dense_model(dropout: float = 0.2) -> keras.Model:
     """Without batch norm, whose moving averages would keep an infinity that they have seen."""
     return keras.Sequential(
         [
             keras.Input((4,)),
             keras.layers.Dense(8, activation="relu"),
-            keras.layers.Dropout(0.2),
+            keras.layers.Dropout(dropout),
             keras.layers.Dense(3, dtype="float32"),
         ]
     )
@@ -49,6 +49,20 @@ def test_training_in_every_precision_lowers_the_loss(
     assert trainer.evaluate(state, feed, objective)["loss"] < 0.8 * before
     assert {variable.dtype for variable in state.model.trainable_variables} == {"float32"}
     assert isinstance(state.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_takes_nearly_the_updates_of_float32(
+    make_state: Any, samples: Any, objective: Any, precision: str
+) -> None:
+    feed, moved = array_feed(*samples, batch_size=8), []
+    for name in ("float32", precision):  # without dropout, whose masks depend on the precision
+        state = make_state(lambda: dense_model(0.0), "sgd", learning_rate=0.1, precision=name)
+        before = state.model.trainable_variables[0].numpy()
+        trainer.train(state, feed, trainer.gradient_step(objective), num_steps=5, execution=trainer.graph())
+        moved.append(state.model.trainable_variables[0].numpy() - before)
+    assert np.abs(moved[0]).max() > 0.1
+    assert moved[1] == pytest.approx(moved[0], abs=0.02)
 
 
 def spoil_batch(x: np.ndarray, objective: Any) -> tuple[np.ndarray, Any]:

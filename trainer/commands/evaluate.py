@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.commands import jobs, setup, workdir
 from loopwright.trainer.errors import TrainingError
+
+if TYPE_CHECKING:
+    from loopwright.data import Dataset
 
 USAGE = (
     "usage: loopwright evaluate --workdir=DIR [--flags]\n       loopwright evaluate --restore_from=model.h5 [--flags]"
@@ -71,7 +74,7 @@ def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Dat
     dataset = setup.load_dataset(data)
     feed = dataset.eval_feed(max(data.batch_size, 250))
     if config is None:
-        state, objective = _from_file(source)
+        state, objective = _from_file(source, dataset)
     else:
         # The length of a schedule doesn't matter here: no step is taken.
         job = jobs.build_job(config.model, config.optimization, dataset, seed=config.run.seed, total_steps=2**40)
@@ -85,7 +88,7 @@ def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Dat
     }
 
 
-def _from_file(path: pathlib.Path) -> tuple[Any, Any]:
+def _from_file(path: pathlib.Path, dataset: Dataset) -> tuple[Any, Any]:
     """A state around the model in a file, and the objective that fits what it ends in."""
     import keras
 
@@ -96,6 +99,7 @@ def _from_file(path: pathlib.Path) -> tuple[Any, Any]:
     except (OSError, ValueError, TypeError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(f"--restore_from={path}: can't be loaded ({first_line})") from error
+    models.check_fits(f"--restore_from={path}", network, dataset.input_shape, dataset.num_classes)
     objective = trainer.classification(from_logits=not models.ends_in_probabilities("", network))
     # The optimizer is never used: a state has one.
     return trainer.TrainState.create(network, keras.optimizers.SGD()), objective

@@ -211,11 +211,12 @@ def _report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool
     if finished_before:
         print(f"This run is finished: it took {summary['step']} steps ({folder}).")
     evaluated = summary["eval"]
-    if config.run.train_steps:
-        longer = f"--train_steps={config.run.train_steps * 2}"
-    else:
-        longer = f"--epochs={(config.run.epochs or 0) * 2}"
-    print(f"accuracy     {evaluated['accuracy']:.4f}, loss {evaluated['loss']:.4f} after step {evaluated['step']}")
+    longer = "--epochs" if config.run.epochs else "--train_steps"
+    total = config.run.epochs or config.run.train_steps or 0
+    loss = "nan" if evaluated["loss"] is None else f"{evaluated['loss']:.4f}"
+    print(f"accuracy     {evaluated['accuracy']:.4f}, loss {loss} after step {evaluated['step']}")
     print(f"model        {folder / 'exports' / 'model.h5'}")
     print(f"watch        tensorboard --logdir={folder.parent}")
-    print(f"go on        loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}")
+    print(
+        f"go on        loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}={total * 2}"
+    )
