@@ -38,7 +38,8 @@ def run(argv: Sequence[str]) -> int:
         folder = pathlib.Path(evaluation.workdir) if evaluation.workdir else _run_of(source)
         config = workdir.read_config(folder)
         if config is None:
-            raise TrainingError(f"{folder}: no run there ({workdir.FLAGFILE} is missing)", exit_code=2)
+            named = f"--restore_from={source}" if source else f"--workdir={folder}"
+            raise flags.UsageError(f"{named}: no checkpoint of a run ({folder / workdir.FLAGFILE} is missing)")
         (evaluation, data), _ = flags.parse(
             [*flags.to_arguments(config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
         )
