@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 from typing import Any
@@ -132,6 +133,16 @@ def test_longer_run_goes_on_and_equals_one_that_was_never_ended(
     assert [r for r in lasting(records_of(run_folder)) if r["split"] == "train"] == straight
     assert tensors_of(run_folder, 45) == tensors_of(tmp_path / "straight", 45)
     assert "--train_steps=45" in (run_folder / "flags.txt").read_text()
+
+
+def test_run_that_died_after_its_checkpoint_writes_the_same_records_again(
+    loopwright: Any, run_folder: pathlib.Path, small_run: pathlib.Path
+) -> None:
+    shutil.rmtree(run_folder / "checkpoints" / "00000030")
+    (run_folder / "summary.json").unlink()
+    assert loopwright("train", f"--flagfile={run_folder / 'flags.txt'}", "--workdir=run").code == 0
+    assert lasting(records_of(run_folder)) == lasting(records_of(small_run))
+    assert tensors_of(run_folder, 30) == tensors_of(small_run, 30)
 
 
 def test_overwrite_moves_the_other_run_aside(
