@@ -115,7 +115,6 @@ def test_damaged_checkpoint_exits_1(
         (["--restore_from=nowhere.h5"], 2),
         (["--restore_from=nowhere"], 2),
         (["--restore_from=run"], 2),
-        (["--workdir=run", "--restore_from=run/checkpoints/00000030", "--model=cnn"], 2),
         (["--restore_from=run/flags.h5"], 1),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",

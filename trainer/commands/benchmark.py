@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
-from loopwright.trainer.commands import jobs, setup
+from loopwright.trainer.commands import jobs, setup, workdir
 from loopwright.trainer.commit import replace_file
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ def run(argv: Sequence[str]) -> int:
     """Parses the flags, measures and prints."""
     (data, model, optimization, benchmark), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
     models.check_name(model.model)
+    if benchmark.output is not None:
+        workdir.make_folder("--output", pathlib.Path(benchmark.output))
     setup.start_tensorflow(intra_op_threads=benchmark.intra_op_threads, inter_op_threads=benchmark.inter_op_threads)
     dataset = setup.load_dataset(data)
     feed = dataset.train_feed(data.batch_size, seed=benchmark.seed, drop_remainder=True)
     result = _benchmark(model, optimization, benchmark, dataset, feed, data.batch_size)
     text = json.dumps(result, indent=1)
     if benchmark.output is not None:
-        folder = pathlib.Path(benchmark.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / "benchmark.json", text + "\n")
+        replace_file(pathlib.Path(benchmark.output) / "benchmark.json", text + "\n")
     if benchmark.json:
         print(json.dumps(result))
     else:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
+from loopwright.trainer import commit
 from loopwright.trainer.commands import jobs, setup, workdir
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def _train(config: flags.Config) -> int:
         keep=config.run.keep,
         facts={"identity": flags.identity(config), "dataset_fingerprint": dataset.fingerprint},
     )
+    commit.sweep(folder / "checkpoints")
     start = checkpoint.restore(state) or 0
     stopped_early = "early_stop" in control and control["early_stop"].exhausted()
     if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
@@ -181,8 +183,6 @@ def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[st
 
 def _write_summary(folder: pathlib.Path, clock: Clock, *, monitor: str) -> None:
     """summary.json: the newest record of each split, the best evaluation, and where this process's seconds went."""
-    from loopwright.trainer.commit import replace_file
-
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     train = [record for record in records if record["split"] == "train"]
@@ -199,7 +199,7 @@ def _write_summary(folder: pathlib.Path, clock: Clock, *, monitor: str) -> None:
         "examples_per_second": rates[len(rates) // 2] if rates else None,
         "goodput": {"training": clock.training_seconds(), **clock.phases},
     }
-    replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    commit.replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def _report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool) -> None:

@@ -39,12 +39,19 @@ def open_workdir(config: flags.Config) -> pathlib.Path:
             "aside with --overwrite",
             exit_code=2,
         )
+    make_folder("--workdir", path)
+    replace_file(path / FLAGFILE, flags.to_flagfile(config))
+    return path
+
+
+def make_folder(flag: str, path: pathlib.Path) -> None:
+    """Makes a folder and tries a file in it. Raises TrainingError (exit 2), naming the flag, where that can't be done."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        replace_file(path / FLAGFILE, flags.to_flagfile(config))
+        replace_file(path / ".writable", "")
+        (path / ".writable").unlink()
     except OSError as error:
-        raise TrainingError(f"--workdir={path}: can't be written ({error.strerror})", exit_code=2) from None
-    return path
+        raise TrainingError(f"{flag}={path}: can't be written ({error.strerror})", exit_code=2) from None
 
 
 def default_workdir(config: flags.Config) -> str:
@@ -59,8 +66,11 @@ def read_config(workdir: str | os.PathLike[str]) -> flags.Config | None:
     path = pathlib.Path(workdir) / FLAGFILE
     if not path.is_file():
         return None
-    groups, _ = flags.parse([f"--flagfile={path}"], flags.TRAIN_GROUPS, usage="", help_text="")
-    return flags.config_from_groups(groups)
+    try:
+        groups, _ = flags.parse([f"--flagfile={path}"], flags.TRAIN_GROUPS, usage="", help_text="")
+        return flags.config_from_groups(groups)
+    except flags.UsageError as error:
+        raise TrainingError(f"{path} can't be read: {error}") from None
 
 
 def identity_differences(workdir: pathlib.Path, config: flags.Config) -> list[str]:
@@ -88,7 +98,12 @@ def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
 
     path = workdir / "run.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8")).get("dataset_fingerprint")
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))["dataset_fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{path} is damaged ({error}); delete it to go on without the check of the data"
+            ) from None
         if before != facts["dataset_fingerprint"]:
             raise TrainingError(
                 f"{workdir} was trained on other data: the dataset's fingerprint was {before} and is "
