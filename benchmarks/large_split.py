@@ -123,7 +123,7 @@ def main() -> None:
         theirs.append(rate(plain.prefetch(tf.data.AUTOTUNE), arguments.batches))
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     result = {
-        "gigabytes": round(sum(path.stat().st_size for path in builder.data_path.glob("*train.tfrecord*")) / 1e9, 2),
+        "gigabytes": round(sum(path.stat().st_size for path in pathlib.Path(builder.data_dir).glob("*train.tfrecord*")) / 1e9, 2),
         "samples": builder.info.splits["train"].num_examples,
         "feed": dataset.kind("train"),
         "seconds_to_copy": round(copying, 1),

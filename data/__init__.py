@@ -11,16 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loopwright.data.catalog import DATASETS, FEEDS, prepared
     from loopwright.data.dataset import Dataset
     from loopwright.data.errors import DataError
     from loopwright.data.feed import Feed, RandomAccessFeed, array_feed
-    from loopwright.data.loading import DATASETS, FEEDS, load
+    from loopwright.data.loading import load
     from loopwright.data.sequential import SequentialFeed
     from loopwright.data.stacks import StackedFeed
 
 _HOME = {
-    "DATASETS": "loopwright.data.loading",
-    "FEEDS": "loopwright.data.loading",
+    "DATASETS": "loopwright.data.catalog",
+    "FEEDS": "loopwright.data.catalog",
     "DataError": "loopwright.data.errors",
     "Dataset": "loopwright.data.dataset",
     "Feed": "loopwright.data.feed",
@@ -29,6 +30,7 @@ _HOME = {
     "StackedFeed": "loopwright.data.stacks",
     "array_feed": "loopwright.data.feed",
     "load": "loopwright.data.loading",
+    "prepared": "loopwright.data.catalog",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "StackedFeed",
     "array_feed",
     "load",
+    "prepared",
 ]
 
 

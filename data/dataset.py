@@ -199,6 +199,20 @@ class Dataset:
         tensors = tf.nest.map_structure(lambda tensor: tensor.numpy(), self._memory(split).tensors)
         return tensors["x"], tensors["y"]
 
+    def labels(self, split: str) -> np.ndarray:
+        """The labels `[N]` of the good samples of a split, in the order of their places; nothing else is decoded."""
+        stored, places = self.split(split), self.bad(split)
+        if isinstance(stored, RecordSplit):
+            only = dataclasses.replace(self.keys, inputs=(self.keys.label,), weight=None)
+            stored = RecordSplit(stored.files, dataclasses.replace(stored.decoder, keys=only))
+        found = []
+        with self._explained(split):
+            for place, batch in good_batches(stored, stored.num_examples, places):
+                found.append(batch["y"].numpy())
+                if self.options.progress:
+                    self.options.progress(f"counting {split}", place + len(found[-1]), stored.num_examples)
+        return np.concatenate(found)
+
     def explain(self, feed: Any, step: int) -> DataError | None:
         """What is wrong with the samples that a feed would give next: the answer to an error in the middle of training."""
         source = getattr(feed, "source", None)

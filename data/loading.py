@@ -12,17 +12,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from loopwright.data import array_records, prepare
+from loopwright.data.catalog import DATASETS, FEEDS
 from loopwright.data.dataset import Dataset, Options, Progress, default_memory_budget
 from loopwright.data.decoding import Decoder, Keys
 from loopwright.data.errors import DataError
 from loopwright.data.image_folder import ImageFolder
 from loopwright.data.records import ARRAY_RECORD, RecordFiles
 from loopwright.data.stored import RecordSplit, StoredSplit
-
-#: Datasets of our own, by name. Every other name is a TFDS builder's, `folder:PATH`, or `module:function`.
-DATASETS = {"mnist_5k": "loopwright.data.mnist_5k:Mnist5k"}
-
-FEEDS = ("auto", "memory", "streaming", "sequential")
 
 _USER_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _FOLDER = "folder:"
@@ -129,7 +125,7 @@ def load(
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The TFDS builder of a name. Raises DataError (exit 2) with the nearest names for one that isn't there."""
     if name in DATASETS:
-        return pkgutil.resolve_name(DATASETS[name])(data_dir=data_dir)
+        return pkgutil.resolve_name(DATASETS[name].builder)(data_dir=data_dir)
     try:
         return tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import struct
 import threading
 from collections.abc import Collection, Sequence
@@ -273,8 +274,11 @@ def array_record_module() -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one short line, without TensorFlow's node names."""
-    text = next(iter(str(getattr(error, "message", error)).strip().splitlines()), type(error).__name__)
-    while "{{" in text and "}}" in text:
-        text = text[: text.index("{{")] + text[text.index("}}") + 2 :]
+    """What an error says, in one short line, without TensorFlow's node names and its frame around a failed assertion."""
+    text = str(getattr(error, "message", error)).strip()
+    if "Summarized data:" in text:
+        text = text.split("Summarized data:")[1].strip()
+        text = " ".join(line.removeprefix("b").strip("'\"") for line in text.splitlines())
+    text = next(iter(text.splitlines()), type(error).__name__)
+    text = re.sub(r"\{\{.*?\}\}", "", text)
     return text.split(" [Op:")[0].strip()[:300]

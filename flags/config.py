@@ -218,6 +218,18 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Description:
+    """What is told about a dataset."""
+
+    measure: bool = flag(False, "Measure the samples a second of the feed alone.", common=True)
+    sheet: str | None = flag(
+        None, "PNG file for a sheet of training images, with --augment changed ones beside (extra plots).", common=True
+    )
+    seed: int = flag(0, "Seed of the order of samples and of --augment.", minimum=0)
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
 class Config:
     """The flags of `loopwright train`, by group."""
 

@@ -195,7 +195,7 @@ def test_order_is_that_of_index_shuffle(make: Callable[..., Any]) -> None:
 
 def test_sequential_order_is_golden(make: Callable[..., Any]) -> None:
     index = next(iter(make("sequential", SAMPLES, 8, seed=3)(9)))["index"].numpy().tolist()
-    assert index == [23, 18, 20, 37, 25, 39, ...]
+    assert index == [23, 18, 20, 37, 25, 39, 38, 19]
 
 
 @pytest.mark.parametrize(

