@@ -94,10 +94,10 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--gigabytes", type=float, default=3.0)
     parser.add_argument("--budget_gb", type=float, default=1.0)
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--train_steps", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=60)
+    parser.add_argument("--batches", type=int, default=120)
     arguments = parser.parse_args()
     pathlib.Path(arguments.data_dir).mkdir(parents=True, exist_ok=True)
     GeneratedJpegs.gigabytes = arguments.gigabytes
@@ -122,8 +122,9 @@ def main() -> None:
         ours.append(rate(feed(repeat * 100), arguments.batches))
         theirs.append(rate(plain.prefetch(tf.data.AUTOTUNE), arguments.batches))
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    files = pathlib.Path(builder.data_dir).glob("*train.tfrecord*")
     result = {
-        "gigabytes": round(sum(path.stat().st_size for path in pathlib.Path(builder.data_dir).glob("*train.tfrecord*")) / 1e9, 2),
+        "gigabytes": round(sum(path.stat().st_size for path in files) / 1e9, 2),
         "samples": builder.info.splits["train"].num_examples,
         "feed": dataset.kind("train"),
         "seconds_to_copy": round(copying, 1),

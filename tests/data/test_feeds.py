@@ -220,3 +220,14 @@ def test_feed_takes_several_inputs_targets_and_weights() -> None:
     assert batch["y"].dtype == batch["sample_weight"].dtype == tf.float32
     with pytest.raises(ValueError, match="different lengths"):
         array_feed(np.zeros(3), np.zeros(4), 2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 256, 1000])
+def test_scale_multiplies_to_the_bit(size: int) -> None:
+    from loopwright.data.feed import scale
+
+    x = np.resize(np.arange(256, dtype=np.uint8), (3, size))
+    expected = x.astype(np.float32) * np.float32(1 / 255)
+    np.testing.assert_array_equal(scale(tf.constant(x)), expected, strict=True)
+    np.testing.assert_array_equal(tf.function(scale)(tf.constant(x)), expected, strict=True)
+    np.testing.assert_array_equal(scale(tf.constant(expected)), expected)
