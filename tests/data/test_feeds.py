@@ -17,7 +17,7 @@ KINDS = ("memory", "streaming", "sequential")
 AUGMENT = "flip,translate:1"
 
 some = settings(
-    max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
