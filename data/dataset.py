@@ -30,7 +30,7 @@ from loopwright.data.stored import RecordSplit, StoredSplit, decode_all, good_ba
 Progress = Callable[[str, int, int], None]
 
 _SAMPLES_IN_FINGERPRINT = 64
-_STEPS_READ_AHEAD = 64
+_STEPS_READ_AHEAD = 64  # on both sides of a step: how far a failed call had come, and what is read ahead, isn't known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Dataset:
             return {}
         if ("bad", split) not in self._cache:
             found = bad.find_bad(
-                self.split(split),
+                self._random_access(split) if self.kind(split) == "streaming" else self.split(split),
                 f"{self.name}, split {split!r}",
                 limit=self.options.max_bad_records,
                 progress=self._progress(f"checking {split}"),
@@ -214,10 +214,13 @@ class Dataset:
         return np.concatenate(found)
 
     def explain(self, feed: Any, step: int) -> DataError | None:
-        """What is wrong with the samples that a feed would give next: the answer to an error in the middle of training."""
+        """What is wrong with the samples around a step of a feed: the answer to an error in the middle of training."""
         source = getattr(feed, "source", None)
         if source is not None and not isinstance(source, MemorySource):
-            steps = (feed.places(tf.constant([s], tf.int64))[0] for s in range(step, step + _STEPS_READ_AHEAD))
+            steps = (
+                feed.places(tf.constant([s], tf.int64))[0]
+                for s in range(max(step - _STEPS_READ_AHEAD, 0), step + _STEPS_READ_AHEAD)
+            )
             places = [index for places in steps for index in places.numpy().ravel().tolist()]
             found = bad.explain(source, f"{self.name}, split {self.train_split!r}", places)
             if found:
