@@ -52,9 +52,8 @@ def _train(config: flags.Config) -> int:
         dataset = setup.load_dataset(config.data)
         if not dataset.num_classes:
             raise flags.UsageError(f"--label_key: {dataset.name} has no class labels, which this command trains on")
-        if (
-            dataset.kind(dataset.train_split) == "sequential"
-        ):  # the one feed with an order of its own: say so in the identity
+        # The sequential feed alone has an order of its own, so the identity of the run says that it was taken.
+        if dataset.kind(dataset.train_split) == "sequential":
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, feed="sequential"))
         feed = dataset.train_feed(
             config.data.batch_size,
