@@ -88,7 +88,7 @@ def _facts(dataset: Any) -> dict[str, Any]:
             key: {
                 "kind": type(feature).__name__,
                 "shape": _shape(feature),
-                "dtype": str(getattr(feature, "np_dtype", "")),
+                "dtype": _dtype(feature),
             }
             for key, feature in dataset.features.items()
         }
@@ -109,6 +109,11 @@ def _facts(dataset: Any) -> dict[str, Any]:
 def _shape(feature: Any) -> Any:
     shape = getattr(feature, "shape", None)
     return list(shape) if isinstance(shape, tuple) else None
+
+
+def _dtype(feature: Any) -> str:
+    kind = getattr(feature, "np_dtype", None)
+    return getattr(kind, "__name__", str(kind or ""))
 
 
 def _measure(dataset: Dataset, config: flags.Data, seed: int) -> int:
