@@ -105,6 +105,15 @@ class Model:
         identity=True,
         common=True,
     )
+    init_from: str | None = flag(
+        None,
+        "Checkpoint folder whose weights, and nothing else of it, a new run begins with.",
+        identity=True,
+        common=True,
+    )
+    init_exclude: str | None = flag(
+        None, "Regular expression; variables whose path it is found in are not taken from --init_from.", identity=True
+    )
     freeze: str | None = flag(
         None, "Regular expression; variables whose path it is found in are not trained.", identity=True
     )
@@ -170,7 +179,18 @@ class Run:
     deterministic: bool = flag(False, "Deterministic TensorFlow ops (slower).", identity=True)
     intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
     inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
-    max_skipped_steps: int = flag(50, "Steps that mixed_float16 may skip in a row before the run fails.", minimum=1)
+    on_nonfinite: str = flag(
+        "abort",
+        "When the loss or a gradient isn't finite: abort, or skip the update (mixed_float16 always skips).",
+        choices=("abort", "skip"),
+    )
+    max_skipped_steps: int = flag(50, "Updates that may be skipped in a row before the run fails.", minimum=1)
+    stall_timeout: float | None = flag(
+        None, "Seconds without a finished step, save or evaluation after which the run dumps all stacks and fails.", above=0
+    )
+    grace_seconds: float | None = flag(
+        None, "Seconds between SIGTERM and SIGKILL here: calls are kept so short that a save fits.", above=0
+    )
     log_norms: bool = flag(False, "Log the norms of gradients, parameters and updates.")
     monitor: str = flag("accuracy", "Evaluation metric that decides what is best; less is better for losses.")
     early_stop: int | None = flag(None, "Stop after this many evaluations without improvement of --monitor.", minimum=1)
@@ -180,7 +200,18 @@ class Run:
     log_every: int | None = flag(None, "Steps between logged metrics (default: five times an epoch).", minimum=1)
     eval_every: int | None = flag(None, "Steps between evaluations (default: an epoch).", minimum=1)
     checkpoint_every: int | None = flag(None, "Steps between checkpoints (default: an epoch).", minimum=1)
-    keep: int = flag(3, "Checkpoints to keep.", minimum=1)
+    keep: int = flag(3, "Newest checkpoints to keep; the best by --monitor stays too.", minimum=1)
+    keep_every: int | None = flag(
+        None, "Keep for ever the checkpoints whose step is a multiple of this.", minimum=1
+    )
+    async_checkpoints: bool = flag(False, "Let a thread write checkpoints while training goes on.")
+    log_samples: bool = flag(
+        False, "Log the samples of every step to samples.jsonl, and the tensors' hashes to the checkpoints."
+    )
+    restore_from: str | None = flag(
+        None, "Checkpoint folder of the same run that a folder without checkpoints begins with.", common=True
+    )
+    allow_fresh_start: bool = flag(False, "Begin at step 0 where no checkpoint of the run is whole.")
     overwrite: bool = flag(False, "Move another run's folder aside and start anew; nothing is deleted.")
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
@@ -278,12 +309,16 @@ def to_arguments(group: Any) -> list[str]:
     return words
 
 
+#: Flags that a run's flagfile leaves out: they are said once, and shan't be repeated unawares.
+NOT_REPEATED = ("overwrite", "allow_fresh_start", "json")
+
+
 def to_flagfile(config: Config) -> str:
-    """The run as a flagfile: every flag that has a value, except where the run lies, what it overwrites and prints."""
+    """The run as a flagfile: every flag that has a value, except where the run lies, and what is said once only."""
     run = dataclasses.replace(config.run, workdir=None)
     groups = (config.data, config.model, config.optimization, run)
     words = [word for group in groups for word in to_arguments(group)]
     return (
-        "\n".join(word for word in words if word.removeprefix("--no").removeprefix("--") not in ("overwrite", "json"))
+        "\n".join(word for word in words if word.removeprefix("--no").removeprefix("--") not in NOT_REPEATED)
         + "\n"
     )

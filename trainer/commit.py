@@ -1,11 +1,12 @@
 """Writing so that nothing is ever half-written: a temporary name on the same file system, fsync, then a rename.
 
 A committed folder holds `manifest.json` with the size and SHA-256 of every file in it. A folder without a manifest, or
-whose files don't match it, was not committed. This module imports no TensorFlow.
+whose files don't match it, was not committed. The manifest holds its own hash, too. This module imports no TensorFlow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,8 +17,10 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+_OWN_DIGEST = "manifest_sha256"
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
+_DAMAGED = "damaged-"
 
 
 class Damaged(Exception):
@@ -28,9 +31,14 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file so that a reader sees the old content or the new, whole, whatever happens meanwhile."""
     path = pathlib.Path(path)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    _fsync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _fsync(temporary)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # What stopped the write may stop this too; the next start sweeps.
+            temporary.unlink(missing_ok=True)
+        raise
     _fsync(path.parent)
 
 
@@ -39,24 +47,41 @@ def commit_folder(
 ) -> None:
     """Creates `folder` with what `write(temporary_folder)` puts into it, and a manifest that holds `facts` too.
 
-    A folder of that name that exists already is kept until the new one is whole, then replaced.
+    A folder of that name that exists already is kept until the new one is whole, then replaced. When anything fails, what
+    was written is removed again, so that a full disk isn't kept full by it.
     """
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"{_TEMPORARY}{os.getpid()}-{folder.name}")
     if temporary.exists():
         shutil.rmtree(temporary)
-    temporary.mkdir()
+    try:
+        temporary.mkdir()
+        _write_whole(temporary, write, facts)
+        _put_in_place(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_whole(
+    temporary: pathlib.Path, write: Callable[[pathlib.Path], None], facts: Mapping[str, Any]
+) -> None:
+    """Files, then the manifest of what they are; all of it on the disk before this returns."""
     write(temporary)
     files = {}
     for path in _files(temporary):
         _fsync(path)
         files[str(path.relative_to(temporary))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     manifest = {"schema": SCHEMA, "files": files, **facts}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    text = json.dumps({**manifest, _OWN_DIGEST: _digest(manifest)}, indent=1)
+    (temporary / MANIFEST).write_text(text, encoding="utf-8")
     _fsync(temporary / MANIFEST)
     for path in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
         _fsync(path)
+
+
+def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
     replaced = folder.with_name(f"{_REPLACED}{os.getpid()}-{folder.name}")
     if folder.exists():
         if replaced.exists():
@@ -86,15 +111,21 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise Damaged(f"{folder}: {MANIFEST} can't be read ({type(error).__name__}: {error})") from None
     if schema != SCHEMA:
         raise Damaged(f"{folder}: the manifest has schema {schema!r}; this version reads {SCHEMA}")
+    if manifest.pop(_OWN_DIGEST, None) != _digest(manifest):
+        raise Damaged(f"{folder}: {MANIFEST} doesn't match the SHA-256 in it")
     present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
     if present != set(listed):
         missing, stray = sorted(set(listed) - present), sorted(present - set(listed))
         raise Damaged(f"{folder}: missing files {missing}, files too many {stray}")
     for name, (size, digest) in listed.items():
-        if (folder / name).stat().st_size != size:
-            raise Damaged(f"{folder}: {name} has {(folder / name).stat().st_size} bytes, not {size}")
-        if _sha256(folder / name) != digest:
-            raise Damaged(f"{folder}: {name} doesn't match its SHA-256")
+        try:
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise Damaged(f"{folder}: {name} has {found} bytes, not {size}")
+            if _sha256(folder / name) != digest:
+                raise Damaged(f"{folder}: {name} doesn't match its SHA-256")
+        except OSError as error:
+            raise Damaged(f"{folder}: {name} can't be read ({error.strerror})") from None
     return manifest
 
 
@@ -104,6 +135,18 @@ def delete_folder(folder: str | os.PathLike[str]) -> None:
     doomed = folder.with_name(f"{_TEMPORARY}{os.getpid()}-deleted-{folder.name}")
     folder.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def set_aside(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """Renames a damaged folder to `damaged-<name>`, out of the way of the one that is going to be written; returns that."""
+    folder = pathlib.Path(folder)
+    aside = folder.with_name(f"{_DAMAGED}{folder.name}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"{_DAMAGED}{folder.name}.{number}")
+    folder.rename(aside)
+    return aside
 
 
 def sweep(parent: str | os.PathLike[str]) -> list[str]:
@@ -126,6 +169,11 @@ def sweep(parent: str | os.PathLike[str]) -> list[str]:
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest's content, which it holds itself: so a changed byte in it is seen, too."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -42,10 +42,8 @@ class Skips(tf.Module):
 
 
 def scaling_values(state: TrainState) -> dict[str, float]:
-    """`loss_scale` and `skipped_steps` (in all) of a state whose optimizer scales the loss; else nothing."""
-    if not scales(state.optimizer):
-        return {}
-    values = {"loss_scale": float(state.optimizer.dynamic_scale)}
+    """`loss_scale` of a state whose optimizer scales the loss, and `skipped_steps` (in all) where skipping is counted."""
+    values = {"loss_scale": float(state.optimizer.dynamic_scale)} if scales(state.optimizer) else {}
     if "skips" in state.extras:
         values["skipped_steps"] = float(state.extras["skips"].total)
     return values
@@ -67,8 +65,10 @@ class AbortOnSkips:
         if skips is None or int(skips.longest) <= self.limit:
             return
         variable = state.model.trainable_variables[int(skips.first)].path
+        scaled = scales(state.optimizer)
+        at = f" at a loss scale of {float(state.optimizer.dynamic_scale):g}" if scaled else ""
         raise TrainingError(
             f"{int(skips.longest)} steps in a row were skipped up to step {int(state.step)}: the gradient of {variable} is "
-            f"not finite at a loss scale of {float(state.optimizer.dynamic_scale):g}; lower --learning_rate, use "
-            "--precision=mixed_bfloat16, or allow more with --max_skipped_steps"
+            f"not finite{at}; lower --learning_rate{', use --precision=mixed_bfloat16' if scaled else ''}, or allow more "
+            "with --max_skipped_steps"
         )

@@ -1,8 +1,11 @@
-"""Stopping a run from outside: SIGTERM and SIGINT save first."""
+"""Stopping a run from outside: SIGTERM and SIGINT save first; a second one ends the process at once."""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import threading
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
@@ -10,14 +13,19 @@ from typing import Any
 import tensorflow as tf
 
 from loopwright.trainer.checkpoint import Checkpoint
+from loopwright.trainer.clock import Clock
 from loopwright.trainer.state import TrainState
+
+_SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
+_HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """The run was stopped by a signal and has saved; the program exits with 128 + the signal's number."""
+    """The run was stopped by a signal; the program exits with 128 + the signal's number."""
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}, which is saved")
+    def __init__(self, signum: int, step: int, *, saved: bool) -> None:
+        kept = "which is saved" if saved else "which isn't finite and not saved"
+        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}, {kept}")
         self.exit_code = 128 + signum
 
 
@@ -25,7 +33,11 @@ class SaveOnSignal:
     """A hook, the last of the list, that saves and raises `Interrupted` after the call in which a signal came.
 
     As a context manager it catches SIGTERM and SIGINT inside the block, and gives them back to the former handlers after it.
+    A Python handler runs when TensorFlow's call returns; so a thread that the C handler wakes (`signal.set_wakeup_fd`)
+    listens, and a second signal ends the process within a millisecond: what is committed stays, the rest is lost.
     """
+
+    reads_metrics = False
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -33,18 +45,71 @@ class SaveOnSignal:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> SaveOnSignal:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            self._former[signum] = signal.signal(signum, self._catch)
+        self._ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self._wakes, self._former_fd = theirs, signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
+        for signum in _HANDLED:
+            self._former[signum] = signal.signal(signum, _nothing)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._former_fd)
+        self._wakes.close()  # Ends the thread.
+        self._thread.join()
+        self._ours.close()
 
-    def _catch(self, signum: int, frame: FrameType | None) -> None:
-        self._signum = signum
+    def _listen(self) -> None:
+        while received := self._ours.recv(1):
+            signum = received[0]
+            if signum not in _HANDLED:
+                continue
+            if self._signum is not None:
+                name = signal.Signals(signum).name
+                ending = f"loopwright: stopped at once by a second {name}; what was saved before is whole\n"
+                os.write(2, ((_SHOW_CURSOR if os.isatty(2) else "") + ending).encode())
+                os._exit(128 + signum)
+            self._signum = signum
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+        self.checkpoint.check()
         if self._signum is not None:
-            self.checkpoint.save(state)
-            raise Interrupted(self._signum, int(state.step))
+            saved = self.checkpoint.save(state) is not None
+            raise Interrupted(self._signum, int(state.step), saved=saved)
+
+
+def _nothing(signum: int, frame: FrameType | None) -> None:
+    """The Python handler: without one the signal would end the process, and the C handler not write to the wakeup fd."""
+
+
+class ShortCalls:
+    """A hook that keeps the calls of the execution shorter than a share of the time that is left after SIGTERM.
+
+    The first call takes one step. From then on the newest call tells how long a step takes; the length of calls changes no
+    number.
+
+    Args:
+      seconds: from SIGTERM to SIGKILL. A third of it is for the call, the rest for an evaluation that is due and the save.
+      clock: tells the seconds of training alone.
+    """
+
+    reads_metrics = False
+
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        self.seconds, self.clock = seconds / 3, clock
+        self._steps = 1
+        self._last: tuple[int, float] | None = None
+
+    def next_due(self, step: int) -> int:
+        """The step at which the call must end."""
+        return step + self._steps
+
+    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+        now = (int(state.step), self.clock.training_seconds())
+        if self._last is not None and now[1] > self._last[1]:
+            seconds_per_step = (now[1] - self._last[1]) / max(1, now[0] - self._last[0])
+            self._steps = min(max(1, int(self.seconds / seconds_per_step)), 2 * self._steps)
+        self._last = now

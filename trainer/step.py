@@ -45,12 +45,15 @@ class GradientStep:
       norms: adds `gradient_norm`, `parameter_norm` and `update_norm` (global L2) to the metrics; it costs a copy of the
         variables a step.
       scale_floor: the loss scale of a `LossScaleOptimizer` never falls below this.
+      skip_nonfinite: leaves out, inside the compiled step, the update of a batch whose gradients aren't finite, and what
+        such a batch did to moving statistics. The step count goes on.
     """
 
     objective: Objective
     accumulation: int = 1
     norms: bool = False
     scale_floor: float = 1.0
+    skip_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
@@ -61,23 +64,32 @@ class GradientStep:
         extras: dict[str, Any] = {}
         if self.accumulation > 1:
             extras["accumulated"] = Accumulated(model.trainable_variables)
-        if scales(optimizer):
+        if self.skip_nonfinite or scales(optimizer):
             extras["skips"] = Skips()
         return extras
 
     def __call__(self, state: TrainState, batch: Batch) -> dict[str, Metric]:
         self._check(state)
+        statistics = [variable for variable in state.model.weights if not variable.trainable]
+        kept = [tf.identity(variable) for variable in statistics] if self.skip_nonfinite else []
         with tf.GradientTape() as tape:
             outputs = self.objective(state.model, batch, training=True)
             scaled = state.optimizer.scale_loss(outputs.loss)
         variables = state.model.trainable_variables
         gradients = tape.gradient(scaled, variables)
         before = [tf.identity(variable) for variable in variables] if self.norms else []
-        self._update(state, gradients, variables)
+        if self.skip_nonfinite:
+            finite = tf.reduce_all(_are_finite(gradients))
+            for variable, value in zip(statistics, kept, strict=True):
+                variable.assign(tf.where(finite, variable, value))
+        if self.skip_nonfinite and not scales(state.optimizer):  # One that scales must see them, to lower its scale.
+            tf.cond(finite, lambda: self._update(state, gradients, variables), lambda: None)
+        else:
+            self._update(state, gradients, variables)
         metrics = dict(outputs.metrics)
         if self.norms:
             metrics |= _norms(state, gradients, variables, before)
-        if scales(state.optimizer):
+        if self.skip_nonfinite or scales(state.optimizer):
             self._count_skips(state, gradients)
             metrics = _finite(metrics)
         return metrics
@@ -106,19 +118,29 @@ class GradientStep:
     def _count_skips(self, state: TrainState, gradients: list[Any]) -> None:
         """Counts a skipped update, and holds the scale above its floor."""
         if "skips" in state.extras:
-            finite = [
-                tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients
-            ]
-            state.extras["skips"].count(tf.stack(finite))
-        scale = state.optimizer.dynamic_scale
-        scale.assign(tf.maximum(scale, self.scale_floor))
+            state.extras["skips"].count(_are_finite(gradients))
+        if scales(state.optimizer):
+            scale = state.optimizer.dynamic_scale
+            scale.assign(tf.maximum(scale, self.scale_floor))
 
 
 def gradient_step(
-    objective: Objective, *, accumulation: int = 1, norms: bool = False, scale_floor: float = 1.0
+    objective: Objective,
+    *,
+    accumulation: int = 1,
+    norms: bool = False,
+    scale_floor: float = 1.0,
+    skip_nonfinite: bool = False,
 ) -> GradientStep:
     """The default step; see `GradientStep` for what the arguments mean."""
-    return GradientStep(objective, accumulation, norms, scale_floor)
+    return GradientStep(objective, accumulation, norms, scale_floor, skip_nonfinite)
+
+
+def _are_finite(gradients: list[Any]) -> tf.Tensor:
+    """Whether each gradient is finite, bool `[V]`; one that isn't there is."""
+    return tf.stack(
+        [tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients]
+    )
 
 
 def _finite(metrics: dict[str, Metric]) -> dict[str, Metric]:

@@ -35,6 +35,7 @@ def build_job(
     seed: int,
     total_steps: int,
     norms: bool = False,
+    skip_nonfinite: bool = False,
 ) -> Job:
     """A fresh state, its objective and its step: the same seed gives the same weights.
 
@@ -83,6 +84,7 @@ def build_job(
         accumulation=optimization.gradient_accumulation,
         norms=norms,
         scale_floor=optimization.loss_scale_floor,
+        skip_nonfinite=skip_nonfinite,
     )
     state = trainer.TrainState.create(network, optimizer, metrics=metrics, extras=step.extras(network, optimizer))
     return Job(state, objective, step)

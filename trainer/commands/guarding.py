@@ -1,0 +1,29 @@
+"""The hooks and contexts that keep a run safe, as the flags ask for them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from loopwright import flags
+
+if TYPE_CHECKING:
+    from loopwright.trainer.clock import Clock
+    from loopwright.trainer.state import TrainState
+
+
+def guards(config: flags.Config, state: TrainState, clock: Clock, stack: contextlib.ExitStack) -> list[Any]:
+    """The hooks that come before all that save; what they need to be ended is left to the stack."""
+    from loopwright.trainer.guards import AbortOnNonfinite, StallTimeout
+    from loopwright.trainer.precision import AbortOnSkips, scales
+    from loopwright.trainer.signals import ShortCalls
+
+    run = config.run
+    hooks: list[Any] = [AbortOnSkips(run.max_skipped_steps)]
+    if run.on_nonfinite == "abort" and not scales(state.optimizer):
+        hooks.append(AbortOnNonfinite())
+    if run.grace_seconds is not None:
+        hooks.append(ShortCalls(run.grace_seconds, clock))
+    if run.stall_timeout is not None:
+        hooks.append(stack.enter_context(StallTimeout(run.stall_timeout)))
+    return hooks
