@@ -17,16 +17,24 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test lint format typecheck clean distclean
+.PHONY: help train test faults faults-long lint format typecheck clean distclean
 
 help:  ## List the jobs.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 train: $(DEMO)  ## Train the default model on the embedded dataset; run again, it goes on or says it is finished.
 	$(BIN)/loopwright train $(TRAIN_ARGS)
 
 test: $(DEV)  ## Run the tests.
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+faults: $(DEV)  ## Kill, starve and damage real runs (about ten minutes), and print a table of what they survived.
+	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
+	FAULTS=full $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
+
+faults-long: $(DEV)  ## The same with 200 kills at random moments.
+	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
+	FAULTS=long $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check

@@ -186,7 +186,9 @@ class Run:
     )
     max_skipped_steps: int = flag(50, "Updates that may be skipped in a row before the run fails.", minimum=1)
     stall_timeout: float | None = flag(
-        None, "Seconds without a finished step, save or evaluation after which the run dumps all stacks and fails.", above=0
+        None,
+        "Seconds that a call, with its evaluation and save, may take before the run dumps all stacks and fails.",
+        above=0,
     )
     grace_seconds: float | None = flag(
         None, "Seconds between SIGTERM and SIGKILL here: calls are kept so short that a save fits.", above=0
@@ -201,9 +203,7 @@ class Run:
     eval_every: int | None = flag(None, "Steps between evaluations (default: an epoch).", minimum=1)
     checkpoint_every: int | None = flag(None, "Steps between checkpoints (default: an epoch).", minimum=1)
     keep: int = flag(3, "Newest checkpoints to keep; the best by --monitor stays too.", minimum=1)
-    keep_every: int | None = flag(
-        None, "Keep for ever the checkpoints whose step is a multiple of this.", minimum=1
-    )
+    keep_every: int | None = flag(None, "Keep for ever the checkpoints whose step is a multiple of this.", minimum=1)
     async_checkpoints: bool = flag(False, "Let a thread write checkpoints while training goes on.")
     log_samples: bool = flag(
         False, "Log the samples of every step to samples.jsonl, and the tensors' hashes to the checkpoints."
@@ -223,6 +223,17 @@ class Evaluation:
     workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
     restore_from: str | None = flag(None, "A checkpoint folder of the run, or a model.h5 or model.keras.", common=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """When the run is killed."""
+
+    kills: int = flag(5, "Times that the run is killed, half of them in a save.", minimum=1, common=True)
+    kill_at: str | None = flag(
+        None, "Steps at which it's killed, comma separated, instead of random moments.", common=True
+    )
+    kill_seed: int = flag(0, "Seed of the random moments.", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -318,7 +329,4 @@ def to_flagfile(config: Config) -> str:
     run = dataclasses.replace(config.run, workdir=None)
     groups = (config.data, config.model, config.optimization, run)
     words = [word for group in groups for word in to_arguments(group)]
-    return (
-        "\n".join(word for word in words if word.removeprefix("--no").removeprefix("--") not in NOT_REPEATED)
-        + "\n"
-    )
+    return "\n".join(word for word in words if word.removeprefix("--no").removeprefix("--") not in NOT_REPEATED) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,19 +18,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.path.append(str(pathlib.Path.cwd()))  # for --model=module:function
     try:
-        return _dispatch(argv)
+        code = _dispatch(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # Here, where a reader that is gone can still be told of.
+        return code
     except flags.HelpRequested as help_text:
         print(help_text)
         return 0
     except KeyboardInterrupt:
         print("loopwright: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end.
+        print(f"loopwright: nobody reads the output ({error.strerror})", file=sys.stderr)
+        return 1
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
+        failed = getattr(error, "exit_code", None)
+        if failed is None and isinstance(error, OSError) and error.strerror:
+            of = f"{error.filename}: " if error.filename else ""
+            print(f"loopwright: {of}{error.strerror}", file=sys.stderr)
+            return 1
+        if failed is None:
             raise
         print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
-        return code
+        return failed
 
 
 def _dispatch(argv: list[str]) -> int:

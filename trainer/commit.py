@@ -64,9 +64,7 @@ def commit_folder(
         raise
 
 
-def _write_whole(
-    temporary: pathlib.Path, write: Callable[[pathlib.Path], None], facts: Mapping[str, Any]
-) -> None:
+def _write_whole(temporary: pathlib.Path, write: Callable[[pathlib.Path], None], facts: Mapping[str, Any]) -> None:
     """Files, then the manifest of what they are; all of it on the disk before this returns."""
     write(temporary)
     files = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from loopwright.trainer.tree import leaves, name_of, variable_of
 
 
 def first_nonfinite(root: Any) -> str | None:
-    """The name of the first weight or slot below a checkpoint's root with an infinite value or a NaN; None if all are finite."""
+    """The first weight or slot below a checkpoint's root that holds an infinite value or a NaN; None without one."""
     checked: list[tuple[str, tf.Tensor]] = []
     for part in ("model", "optimizer"):
         for path, owner in leaves(getattr(root, part)):
@@ -69,4 +68,4 @@ class StallTimeout:
         self._watch()
 
     def _watch(self) -> None:
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=2)  # stderr, whatever sys.stderr is

@@ -100,6 +100,11 @@ class JsonLines:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.as_dict().items()}
         self._file.write(json.dumps(finite) + "\n")
 
+    def flush(self) -> None:
+        """Puts what was written on the disk: a checkpoint is committed after it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
 
 class TensorBoard:
     """A writer of TensorBoard scalars: one run for `train` and one for `eval`, under the same names, by step."""
@@ -115,3 +120,8 @@ class TensorBoard:
             for name, value in record.values.items():
                 tf.summary.scalar(name, value)
         self._writers[record.split].flush()
+
+    def flush(self) -> None:
+        """Hands the events to the system: a checkpoint is committed after it."""
+        for writer in self._writers.values():
+            writer.flush()

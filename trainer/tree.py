@@ -86,7 +86,9 @@ def match(prefix: pathlib.Path, root: Any) -> Match:
         children = tf.train.TrackableView.children(owner)
         todo += [(c.node_id, children[c.local_name]) for c in graph.nodes[node].children if c.local_name in children]
     missing = [
-        name_of(owner, path) for path, owner in leaves(root) if id(owner) not in found and variable_of(owner) is not None
+        name_of(owner, path)
+        for path, owner in leaves(root)
+        if id(owner) not in found and variable_of(owner) is not None
     ]
     unexpected = [
         attribute.full_name if attribute.full_name not in ("", "Variable") else attribute.checkpoint_key
@@ -109,7 +111,9 @@ def leaves(root: Any) -> Iterator[tuple[str, Any]]:
         if variable_of(owner) is not None:
             yield path, owner
             continue
-        todo += [(f"{path}/{name}".lstrip("/"), child) for name, child in tf.train.TrackableView.children(owner).items()]
+        todo += [
+            (f"{path}/{name}".lstrip("/"), child) for name, child in tf.train.TrackableView.children(owner).items()
+        ]
 
 
 def variable_of(owner: Any) -> tf.Variable | None:

@@ -2,7 +2,6 @@
 
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -84,29 +83,37 @@ def cut(path: pathlib.Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
-@pytest.mark.parametrize(
-    ("spoil", "parts"),
-    [
-        (lambda run: cut(run / "checkpoints/00000030/state.index"), ["state.index", "checkpoints/00000030", "move"]),
-        (lambda run: cut(run / "checkpoints/00000030/manifest.json"), ["manifest.json", "checkpoints/00000030"]),
-    ],
-    ids=["file", "manifest"],
-)
 @pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_damaged_checkpoint_exits_1(
-    loopwright: Any,
-    mnist_dir: pathlib.Path,
-    run_folder: pathlib.Path,
-    name: str,
-    spoil: Callable[[pathlib.Path], None],
-    parts: list[str],
+@pytest.mark.parametrize("file", ["state.index", "manifest.json"])
+def test_no_whole_checkpoint_exits_1(
+    loopwright: Any, mnist_dir: pathlib.Path, run_folder: pathlib.Path, name: str, file: str
 ) -> None:
-    spoil(run_folder)
+    for checkpoint in (run_folder / "checkpoints").glob("0*"):
+        cut(checkpoint / file)
     before = snapshot(run_folder)
     words = [f"--flagfile={run_folder / 'flags.txt'}"] if name == "train" else []
-    assert_one_line(loopwright(name, *words, "--workdir=run"), 1, *parts)
+    result = loopwright(name, *words, "--workdir=run")
+    assert (result.code, result.out) == (1, "")
+    assert file in result.err
+    assert ("--allow_fresh_start" if name == "train" else "no checkpoint that is whole") in result.err.splitlines()[-1]
     changed = {name for name, data in snapshot(run_folder).items() if before.get(name) != data}
-    assert changed <= {"run.json", "flags.txt"}
+    assert changed <= {"run.json", "flags.txt", "lock"}
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_damaged_checkpoint_is_named_and_the_one_before_taken(
+    loopwright: Any, mnist_dir: pathlib.Path, run_folder: pathlib.Path, name: str
+) -> None:
+    cut(run_folder / "checkpoints/00000030/state.index")
+    words = [f"--flagfile={run_folder / 'flags.txt'}"] if name == "train" else []
+    result = loopwright(name, *words, "--workdir=run", "--json")
+    assert result.code == 0
+    assert "checkpoints/00000030: state.index has" in result.err.splitlines()[0]
+    if name == "train":
+        assert result.json["step"] == 30
+        assert (run_folder / "checkpoints" / "damaged-00000030").is_dir()
+    else:
+        assert result.json["from"].endswith("00000015")
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_command_makes_the_folder_of_the_contract(small_run_result: Any) -> None
     assert names(folder) == {"run", "result.json"}
     run = folder / "run"
     assert names(run) == {
-        *("flags.txt", "run.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints", "exports")
+        *("flags.txt", "run.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints", "exports", "lock")
     }
-    assert names(run / "checkpoints") == {"00000015", "00000030", "latest"}
+    assert names(run / "checkpoints") == {"00000015", "00000030", "latest", "best.json"}
     assert names(run / "checkpoints" / "00000030") >= {"manifest.json", "state.index"}
     assert "model.h5" in names(run / "exports")
     assert names(run / "tensorboard") == {"train", "eval"}
@@ -117,7 +117,7 @@ def test_second_run_says_that_it_is_finished(loopwright: Any, run_folder: pathli
     assert "finished" in result.out.splitlines()[0]
     assert "--train_steps=60" in result.out.splitlines()[-1]
     changed = [path.name for path, data in before.items() if path.read_bytes() != data]
-    assert set(changed) <= {"run.json"}
+    assert set(changed) <= {"run.json", "lock"}
     assert loopwright("train", f"--flagfile={run_folder / 'flags.txt'}", "--workdir=run", "--json").json["step"] == 30
 
 
@@ -185,11 +185,40 @@ def test_train_takes_every_kind_of_run(
     keras.models.load_model(tmp_path / "run" / "exports" / "model.h5")
 
 
-def test_run_whose_loss_is_no_number_still_ends_with_its_report(loopwright: Any, mnist_dir: pathlib.Path) -> None:
-    words = ["--model=mlp", "--train_steps=2", "--learning_rate=1e30", "--workdir=run"]
+def test_run_whose_loss_is_no_number_ends_with_that(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = ["--model=mlp", "--train_steps=4", "--learning_rate=1e30", "--workdir=run"]
     result = loopwright("train", f"--data_dir={mnist_dir}", *words)
+    assert result.code == 1
+    assert "the loss is nan up to step 4, which is not saved" in result.err.splitlines()[-1]
+    assert not list((tmp_path / "run").glob("checkpoints/0*"))
+
+
+def test_restore_from_goes_on_in_another_folder(
+    loopwright: Any, run_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = ["train", f"--flagfile={run_folder / 'flags.txt'}", "--workdir=other"]
+    result = loopwright(*words, "--restore_from=run/checkpoints/00000015")
     assert result.code == 0
-    assert "loss nan" in result.out
+    assert places(tmp_path / "other") == [(20, "train"), (20, "eval"), (30, "train"), (30, "eval")]
+    assert tensors_of(tmp_path / "other", 30) == tensors_of(run_folder, 30)
+    result = loopwright(*words, "--restore_from=run/checkpoints/00000015")
+    assert (result.code, "isn't read: the run goes on from its own step 30" in result.err) == (0, True)
+
+
+def test_restore_from_refuses_another_run_and_init_from_takes_its_weights(
+    loopwright: Any, run_folder: pathlib.Path, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = ["train", f"--flagfile={run_folder / 'flags.txt'}", "--seed=9", "--train_steps=2", "--workdir=other"]
+    result = loopwright(*words, "--restore_from=run/checkpoints/00000030")
+    assert (result.code, "identity.seed: 3 there, 9 here" in result.err) == (2, True)
+    result = loopwright(*words, "--restore_from=run/checkpoints/latest")
+    assert (result.code, "no checkpoint folder" in result.err) == (2, True)
+    result = loopwright(*words, "--init_from=run/checkpoints/00000030", "--learning_rate=1e-9", "--overwrite", "--json")
+    assert result.code == 0
+    trained = [record for record in records_of(run_folder) if record["split"] == "eval"][-1]
+    assert result.json["eval"]["accuracy"] == pytest.approx(trained["accuracy"], abs=0.002)
 
 
 def test_default_model_learns_the_default_dataset(loopwright: Any, mnist_dir: pathlib.Path) -> None:

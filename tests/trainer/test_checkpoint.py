@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from loopwright import models, trainer
-from loopwright.trainer.checkpoint import restore_folder
+from loopwright.trainer.checkpoint import load_weights, restore_folder
 
 #: Builds the hardest state there is: subclassed, with dropout, under a LossScaleOptimizer, with extras and a window.
 HARD_STATE = """
@@ -179,7 +179,7 @@ def test_failed_save_leaves_the_older_checkpoint_the_newest(
 
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "rename", no_space)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(trainer.TrainingError, match="No space left on device; the checkpoints before it are whole"):
             checkpoint.save(state)
     assert [folder.name for folder in checkpoint.folders()] == ["00000000"]
     assert checkpoint.restore(state) == 0
@@ -196,7 +196,7 @@ def test_damaged_file_is_refused_by_name(make_state: Any, tmp_path: pathlib.Path
         checkpoint.restore(state)
     assert file in str(error.value)
     assert str(path.parent) in str(error.value)
-    assert "move that folder away" in str(error.value)
+    assert "--allow_fresh_start" in str(error.value)
     assert "\n" not in str(error.value)
     assert (error.value.exit_code, state.hashes()) == (1, before)
 
@@ -219,3 +219,190 @@ def test_state_of_another_structure_is_refused(make_state: Any, tmp_path: pathli
     with pytest.raises(trainer.TrainingError, match="doesn't fit this model and optimizer") as error:
         restore_folder(folder, make_state(**{"model": narrower, **other}))
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def three(make_state: Any, tmp_path: pathlib.Path) -> tuple[trainer.TrainState, pathlib.Path, list[str]]:
+    """A state at step 3, a folder with checkpoints of steps 1, 2 and 3, and what was said."""
+    state = make_state()
+    for step in (1, 2, 3):
+        state.step.assign(step)
+        trainer.Checkpoint(tmp_path / "checkpoints").save(state)
+    return state, tmp_path / "checkpoints", []
+
+
+def flip(path: pathlib.Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_restore_takes_the_newest_good_one_and_sets_damaged_ones_aside(three: Any) -> None:
+    state, directory, said = three
+    flip(directory / "00000003" / "state.index")
+    (directory / "00000002" / "manifest.json").unlink()
+    assert trainer.Checkpoint(directory, say=said.append).restore(state) == 1
+    assert len(said) == 2
+    assert "state.index doesn't match its SHA-256" in said[0]
+    assert "manifest.json is missing" in said[1]
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"00000001", "damaged-00000002", "damaged-00000003", "latest"}
+    assert (directory / "latest").read_text() == "00000001\n"
+
+
+def test_restore_begins_afresh_only_where_that_is_allowed(three: Any) -> None:
+    state, directory, said = three
+    for folder in directory.glob("0*"):
+        flip(folder / "manifest.json")
+    with pytest.raises(trainer.TrainingError, match=r"no checkpoint in .* is whole.*--allow_fresh_start"):
+        trainer.Checkpoint(directory, say=said.append).restore(state)
+    assert not said
+    assert trainer.Checkpoint(directory, say=said.append).restore(state, allow_fresh_start=True) is None
+    assert len(said) == 3
+    trainer.Checkpoint(directory).save(state)
+    assert (directory / "00000003").exists()
+
+
+def test_latest_that_names_nothing_is_no_fresh_start(three: Any, make_state: Any) -> None:
+    state, directory, _ = three
+    for folder in directory.glob("0*"):
+        folder.rename(directory.parent / folder.name)
+    with pytest.raises(trainer.TrainingError, match="latest names a checkpoint, but there is none"):
+        trainer.Checkpoint(directory).restore(state)
+
+
+@pytest.mark.parametrize(
+    "text", ["00000001\n", "99999999\n", "", "no step\n"], ids=["stale", "dangling", "empty", "word"]
+)
+def test_latest_is_only_a_hint(three: Any, text: str) -> None:
+    state, directory, _ = three
+    (directory / "latest").write_text(text)
+    assert trainer.Checkpoint(directory).restore(state) == 3
+    assert (directory / "latest").read_text() == "00000003\n"
+
+
+def test_checkpoint_of_another_run_is_refused_with_the_differences(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state()
+    facts = {"identity": {"seed": 0, "model": "cnn"}, "dataset_fingerprint": "ab"}
+    trainer.Checkpoint(tmp_path, facts=facts).save(state)
+    other = {"identity": {"seed": 1, "model": "cnn"}, "dataset_fingerprint": "cd"}
+    with pytest.raises(trainer.TrainingError) as error:
+        trainer.Checkpoint(tmp_path, facts=other).restore(state)
+    assert "identity.seed: 0 there, 1 here, dataset_fingerprint: ab there, cd here" in str(error.value)
+    assert error.value.exit_code == 2
+    assert trainer.Checkpoint(tmp_path, facts=facts).restore(state) == 0
+
+
+def test_mismatch_lists_what_is_missing_unexpected_and_of_another_shape(
+    make_state: Any, tmp_path: pathlib.Path
+) -> None:
+    folder = trainer.Checkpoint(tmp_path).save(make_state(model=narrower))
+    other = make_state(model=wider)
+    before = other.hashes()
+    with pytest.raises(trainer.TrainingError) as error:
+        restore_folder(folder, other)
+    assert "of another shape: " in str(error.value)
+    assert "/kernel (float32 (64, 3) there, float32 (64, 5) here)" in str(error.value)
+    with pytest.raises(trainer.TrainingError, match=r"missing: .*; unexpected: "):
+        restore_folder(folder, make_state(model=narrower, extras={"average": tf.Variable(1.0)}, optimizer="sgd"))
+    assert other.hashes() == before
+
+
+def test_weights_alone_are_taken_without_what_is_excluded(make_state: Any, tmp_path: pathlib.Path) -> None:
+    trained = make_state()
+    for variable in trained.model.weights:
+        variable.assign(tf.fill(variable.shape, 7.0))
+    folder = trainer.Checkpoint(tmp_path).save(trained)
+
+    def other_head() -> keras.Model:
+        model = make_state().model
+        head = keras.layers.Dense(5, dtype="float32", name="dense")(model.get_layer("flatten").output)
+        return keras.Model(model.inputs, head)
+
+    model = make_state(model=other_head).model
+    before = [np.array(variable) for variable in model.layers[-1].weights]
+    with pytest.raises(trainer.TrainingError, match=r"of another shape: .*dense/kernel.*--init_exclude=REGEX"):
+        load_weights(folder, model)
+    assert len(load_weights(folder, model, exclude="dense")) == len(model.weights) - 2
+    assert all((np.array(variable) == 7).all() for layer in model.layers[:-1] for variable in layer.weights)
+    assert all((np.array(v) == b).all() for v, b in zip(model.layers[-1].weights, before, strict=True))
+
+
+def test_asynchronous_save_is_the_state_as_it_was(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state(precision="mixed_float16", extras={"d": {"a": tf.Variable(1)}})
+    hashes = []
+    with trainer.Checkpoint(tmp_path, asynchronous=True, keep=9) as checkpoint:
+        for step in (1, 2, 3):
+            state.step.assign(step)
+            state.model.weights[0].assign_add(tf.ones_like(state.model.weights[0]))
+            hashes.append(state.hashes())
+            checkpoint(state, {})
+            for variable in state.model.weights:  # what training does meanwhile
+                variable.assign_add(tf.ones_like(variable) * 5)
+    for step, expected in enumerate(hashes, 1):
+        fresh = make_state(precision="mixed_float16", extras={"d": {"a": tf.Variable(0)}})
+        restore_folder(tmp_path / f"{step:08d}", fresh)
+        assert fresh.hashes() == expected
+
+
+def test_failure_of_an_asynchronous_save_surfaces(
+    make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, checkpoint = make_state(), trainer.Checkpoint(tmp_path / "file" / "x", asynchronous=True)
+    (tmp_path / "file").write_text("")
+    checkpoint(state, {})
+    with pytest.raises(trainer.TrainingError, match="step 0 can't be saved"):
+        checkpoint(state, {})
+    with pytest.raises(trainer.TrainingError, match="step 0 can't be saved"), checkpoint:
+        checkpoint(state, {})
+
+
+def test_keep_every_and_best_survive_and_the_best_is_known_after_a_restart(
+    make_state: Any, tmp_path: pathlib.Path
+) -> None:
+    state = make_state()
+
+    def save(step: int, accuracy: float) -> None:  # each time as after a restart
+        state.step.assign(step)
+        options = {"keep": 2, "keep_every": 100, "evaluation": lambda: {"accuracy": accuracy}}
+        trainer.Checkpoint(tmp_path, **options).save(state)
+
+    for step, accuracy in [(100, 0.1), (110, 0.9), (120, 0.8), (130, float("nan")), (140, 0.9), (150, 0.2)]:
+        save(step, accuracy)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert names == ["00000100", "00000110", "00000140", "00000150"]
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best == {"step": 110, "monitor": "accuracy", "value": 0.9}
+    save(160, 0.95)
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 160
+    assert not (tmp_path / "00000110").exists()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_state_with_a_nan_is_not_saved(make_state: Any, tmp_path: pathlib.Path, asynchronous: bool) -> None:
+    state, said = make_state(), []
+    with trainer.Checkpoint(tmp_path, asynchronous=asynchronous, say=said.append) as checkpoint:
+        checkpoint(state, {})
+        state.step.assign(1)
+        state.optimizer.variables[-1].assign(tf.fill(state.optimizer.variables[-1].shape, float("nan")))
+        checkpoint(state, {})
+        assert checkpoint.save(state) is None
+    assert [folder.name for folder in checkpoint.folders()] == ["00000000"]
+    assert "step 1 is not saved" in said[0]
+    assert "aren't finite" in said[0]
+
+
+def test_restore_compares_the_hashes_that_the_manifest_holds(
+    make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = make_state()
+    checkpoint = trainer.Checkpoint(tmp_path, hash_tensors=True)
+    checkpoint.save(state)
+    assert checkpoint.restore(state) == 0
+    trackables = trainer.TrainState.trackables
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.TrainState, "trackables", lambda self: {**trackables(self), "step": tf.Variable(0)})
+        trainer.Checkpoint(tmp_path, hash_tensors=True).save(state)
+        state.step.assign(5)
+        with pytest.raises(trainer.TrainingError, match=r"not to the bit: step$"):
+            checkpoint.restore(state)

@@ -14,6 +14,9 @@ COMMANDS = {
     "train": Command("loopwright.trainer.commands.train", "train a model, or go on where its run stopped"),
     "evaluate": Command("loopwright.trainer.commands.evaluate", "metrics of a run's checkpoint or of a model file"),
     "benchmark": Command("loopwright.trainer.commands.benchmark", "the loop against model.fit on the same job"),
+    "verify_resume": Command(
+        "loopwright.trainer.commands.verify_resume", "kill a run, resume it, and compare it to the bit"
+    ),
     "models": Command("loopwright.trainer.commands.models", "list the models, or summarise one"),
     "datasets": Command("loopwright.trainer.commands.datasets", "list the datasets, or describe one"),
 }

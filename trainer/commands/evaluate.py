@@ -60,12 +60,12 @@ def _run_of(checkpoint: pathlib.Path | None) -> pathlib.Path:
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path:
-    from loopwright.trainer.checkpoint import Checkpoint
+    from loopwright.trainer.checkpoint import newest_good
 
-    folders = Checkpoint(folder / "checkpoints").folders()
-    if not folders:
-        raise TrainingError(f"--workdir={folder}: holds no checkpoint yet")
-    return folders[-1]
+    newest = newest_good(folder / "checkpoints")
+    if newest is None:
+        raise TrainingError(f"--workdir={folder}: holds no checkpoint that is whole")
+    return newest
 
 
 def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Data) -> dict[str, Any]:

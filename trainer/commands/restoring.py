@@ -37,7 +37,7 @@ def begin(config: flags.Config, state: TrainState, checkpoint: Checkpoint) -> in
 
 
 def check(config: flags.Config) -> None:
-    """Raises UsageError for a source that isn't there and for flags that contradict each other; loads no TensorFlow."""
+    """Raises UsageError for flags that contradict each other; loads no TensorFlow."""
     run, model = config.run, config.model
     if run.restore_from is not None and model.init_from is not None:
         raise flags.UsageError(
@@ -51,14 +51,17 @@ def check(config: flags.Config) -> None:
             re.compile(model.init_exclude)
         except re.error as error:
             raise flags.UsageError(f"--init_exclude={model.init_exclude}: no regular expression ({error})") from None
-    for name, path in (("restore_from", run.restore_from), ("init_from", model.init_from)):
-        if path is not None and not (pathlib.Path(path) / commit.MANIFEST).is_file():
-            raise flags.UsageError(f"--{name}={path}: no checkpoint folder ({commit.MANIFEST} is missing)")
+
+
+def _is_there(flag: str, folder: pathlib.Path) -> None:
+    if not (folder / commit.MANIFEST).is_file():
+        raise flags.UsageError(f"{flag}={folder}: no checkpoint folder ({commit.MANIFEST} is missing)")
 
 
 def _restore_from(folder: pathlib.Path, state: TrainState, checkpoint: Checkpoint) -> int:
     from loopwright.trainer.checkpoint import load, read_manifest
 
+    _is_there("--restore_from", folder)
     manifest = read_manifest(folder)
     checkpoint.check_facts(folder, manifest)
     load(folder, manifest, state)
@@ -68,5 +71,6 @@ def _restore_from(folder: pathlib.Path, state: TrainState, checkpoint: Checkpoin
 def _init_from(folder: pathlib.Path, state: TrainState, exclude: str | None) -> None:
     from loopwright.trainer.checkpoint import load_weights
 
+    _is_there("--init_from", folder)
     if not load_weights(folder, state.model, exclude=exclude):
         raise TrainingError(f"--init_exclude={exclude} leaves out every variable", exit_code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer import commit
-from loopwright.trainer.commands import jobs, setup, workdir
+from loopwright.trainer.commands import guarding, jobs, restoring, setup, workdir
 
 if TYPE_CHECKING:
-    from loopwright.data import Feed
+    from loopwright.data import Dataset, Feed
     from loopwright.trainer.clock import Clock
     from loopwright.trainer.evaluation import Evaluate
 
@@ -32,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
     if config.run.epochs is None and config.run.train_steps is None:
         config = _with_run(config, epochs=10)
     models.check_name(config.model.model)
+    restoring.check(config)
     setup.start_tensorflow(
         deterministic=config.run.deterministic,
         intra_op_threads=config.run.intra_op_threads,
@@ -41,11 +43,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(config: flags.Config) -> int:
-    from loopwright import trainer
     from loopwright.trainer.clock import Clock
-    from loopwright.trainer.progress import Progress
-    from loopwright.trainer.records import Writer
-    from loopwright.trainer.signals import SaveOnSignal
 
     clock = Clock()
     with clock.phase("data"):
@@ -71,12 +69,33 @@ def _train(config: flags.Config) -> int:
         seed=config.run.seed,
         total_steps=num_steps,
         norms=config.run.log_norms,
+        skip_nonfinite=config.run.on_nonfinite == "skip",
     )
-    state = job.state
     config = _with_run(config, workdir=config.run.workdir or workdir.default_workdir(config))
     if config.run.execution == "auto":
         config = _resolve_execution(config, job, feed)
-    folder = workdir.open_workdir(config)
+    with workdir.open_workdir(config) as folder:
+        return _train_in(folder, config, dataset, feed, eval_feed, job, clock, num_steps)
+
+
+def _train_in(
+    folder: pathlib.Path,
+    config: flags.Config,
+    dataset: Dataset,
+    feed: Feed,
+    eval_feed: Feed,
+    job: jobs.Job,
+    clock: Clock,
+    num_steps: int,
+) -> int:
+    """Trains in the run's folder, which this process alone writes."""
+    from loopwright import trainer
+    from loopwright.trainer.progress import Progress
+    from loopwright.trainer.records import Writer
+    from loopwright.trainer.samples import SampleLog
+    from loopwright.trainer.signals import SaveOnSignal
+
+    state, epoch = job.state, feed.steps_per_epoch
     workdir.write_run_json(
         folder,
         {
@@ -88,40 +107,60 @@ def _train(config: flags.Config) -> int:
             "class_names": dataset.class_names,
         },
     )
-    jsonl = trainer.JsonLines(folder / "metrics.jsonl")
+    jsonl, tensorboard = trainer.JsonLines(folder / "metrics.jsonl"), trainer.TensorBoard(folder / "tensorboard")
     progress = Progress(num_steps=num_steps, steps_per_epoch=epoch)
-    writers: list[Writer] = [jsonl, trainer.TensorBoard(folder / "tensorboard"), progress.write]
+    writers: list[Writer] = [jsonl, tensorboard, progress.write]
     log = trainer.Log(writers, clock=clock, steps_per_epoch=epoch, examples_per_step=feed.examples_per_epoch / epoch)
     evaluate = trainer.Evaluate(eval_feed, job.objective, writers, steps_per_epoch=epoch)
+    samples = SampleLog(folder / "samples.jsonl") if config.run.log_samples else None
+
+    def flush() -> None:
+        """What is logged up to a checkpoint is on the disk before that is committed."""
+        for log_file in (jsonl, tensorboard, samples):
+            if log_file is not None:
+                log_file.flush()
+
     control = _control(config, evaluate, job)
     state.extras |= control
     checkpoint = trainer.Checkpoint(
         folder / "checkpoints",
         keep=config.run.keep,
+        keep_every=config.run.keep_every,
+        monitor=config.run.monitor,
         facts={"identity": flags.identity(config), "dataset_fingerprint": dataset.fingerprint},
+        before_commit=flush,
+        evaluation=lambda: evaluate.last,
+        asynchronous=config.run.async_checkpoints,
+        hash_tensors=config.run.log_samples,
     )
-    commit.sweep(folder / "checkpoints")
-    start = checkpoint.restore(state) or 0
+    start = restoring.begin(config, state, checkpoint)
     stopped_early = "early_stop" in control and control["early_stop"].exhausted()
     if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
         _report(config, folder, finished_before=True)
         return 0
 
     jsonl.cut(start)
+    if samples is not None:
+        samples.cut(start)
     progress.start(start)
     eval_every = config.run.eval_every or epoch
-    with SaveOnSignal(checkpoint) as save_on_signal, progress, setup.bad_samples_named(dataset, feed, state):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(checkpoint)
+        save_on_signal = stack.enter_context(SaveOnSignal(checkpoint))
+        stack.enter_context(progress)
+        stack.enter_context(setup.bad_samples_named(dataset, feed, state))
+        guards = guarding.guards(config, state, clock, stack)
         log.start(start)
         trainer.train(
             state,
             feed,
-            job.step,
+            job.step if samples is None else samples.logged(job.step),
             num_steps=num_steps,
             execution=jobs.make_execution(config.run.execution, config.run.steps_per_call),
             hooks=[
                 trainer.every(config.run.log_every or max(1, min(100, epoch // 5)), log),
                 progress,
-                trainer.AbortOnSkips(config.run.max_skipped_steps),
+                *guards,
                 trainer.every(eval_every, clock.timed("evaluation", evaluate)),
                 *(trainer.every(eval_every, hook) for hook in control.values()),
                 trainer.every(config.run.checkpoint_every or epoch, clock.timed("checkpoint", checkpoint)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -12,19 +13,23 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
 from loopwright.trainer.commit import replace_file
 from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.lock import only_writer
 
 FLAGFILE = "flags.txt"
 
 
-def open_workdir(config: flags.Config) -> pathlib.Path:
-    """The folder of the run, made where it isn't there.
+@contextlib.contextmanager
+def open_workdir(config: flags.Config) -> Iterator[pathlib.Path]:
+    """The folder of the run, made where it isn't there, and locked inside the block: one writer a folder.
 
-    Raises TrainingError (exit 2) for a folder that can't be written or that holds another run, whose differences it names.
+    Raises TrainingError (exit 2) for a folder that can't be written, that another process writes, or that holds another run,
+    whose differences it names.
     """
     path = pathlib.Path(config.run.workdir or default_workdir(config))
     if path.exists() and not path.is_dir():
@@ -32,7 +37,8 @@ def open_workdir(config: flags.Config) -> pathlib.Path:
     differences = identity_differences(path, config)
     if differences and config.run.overwrite:
         aside = path.with_name(f"{path.name}.{datetime.datetime.now():%Y%m%d-%H%M%S}")
-        path.rename(aside)
+        with only_writer(path):
+            path.rename(aside)
     elif differences:
         raise TrainingError(
             f"--workdir={path} holds another run ({', '.join(differences)}); choose another --workdir, or move that run "
@@ -40,8 +46,9 @@ def open_workdir(config: flags.Config) -> pathlib.Path:
             exit_code=2,
         )
     make_folder("--workdir", path)
-    replace_file(path / FLAGFILE, flags.to_flagfile(config))
-    return path
+    with only_writer(path):
+        replace_file(path / FLAGFILE, flags.to_flagfile(config))
+        yield path
 
 
 def make_folder(flag: str, path: pathlib.Path) -> None:

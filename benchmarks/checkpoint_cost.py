@@ -1,0 +1,116 @@
+"""What saving costs: a run with a checkpoint every 100 steps against one without, and the stall of a large state.
+
+    python benchmarks/checkpoint_cost.py --data_dir=~/tensorflow_datasets
+
+Prints one JSON object. The three ways of saving take turns on the same model and feed, so a machine that slows down slows
+all of them down; figures are medians over the repeats.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+from loopwright import data, models, trainer
+
+EVERY = 100
+
+
+def seconds(state, step, feed, execute, steps: int, checkpoint) -> float:
+    """The seconds of so many steps with a save every `EVERY`, and the end of the last save."""
+    start = time.perf_counter()
+    done = 0
+    while done < steps:
+        done += execute(min(EVERY - done % EVERY, steps - done))
+        if done % EVERY == 0 and checkpoint is not None:
+            checkpoint(state, {})
+    state.step.numpy()
+    if checkpoint is not None:
+        checkpoint.__exit__(None, None, None)
+    return time.perf_counter() - start
+
+
+def cost(data_dir: str | None, steps: int, repeats: int) -> dict:
+    dataset = data.load("mnist_5k", data_dir=data_dir)
+    keras.utils.set_random_seed(0)
+    model = models.create("cnn", dataset.input_shape, dataset.num_classes)
+    state = trainer.TrainState.create(model, keras.optimizers.Adam(1e-3))
+    step = trainer.gradient_step(trainer.classification(from_logits=True))
+    feed = dataset.train_feed(batch_size=32, seed=0)
+    execute = trainer.graph(50)(state, step, feed)
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {
+            "never": None,
+            "synchronous": trainer.Checkpoint(pathlib.Path(folder) / "sync"),
+            "asynchronous": trainer.Checkpoint(pathlib.Path(folder) / "async", asynchronous=True),
+        }
+        for checkpoint in ways.values():
+            seconds(state, step, feed, execute, EVERY, checkpoint)
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(repeats):
+            for name, checkpoint in ways.items():
+                times[name].append(seconds(state, step, feed, execute, steps, checkpoint))
+    paired = {
+        name: statistics.median(t / n - 1 for t, n in zip(times[name], times["never"], strict=True)) for name in ways
+    }
+    return {
+        "steps": steps,
+        "every": EVERY,
+        "seconds": {name: statistics.median(t) for name, t in times.items()},
+        "cost_percent": {name: 100 * share for name, share in paired.items() if name != "never"},
+    }
+
+
+def stall(parameters: int, repeats: int) -> dict:
+    """The stall of an asynchronous save of so many parameters, against a copy of the same variables to host."""
+    side = int((parameters // 4) ** 0.5)
+    inputs = keras.Input((side,))
+    outputs = inputs
+    for _ in range(4):
+        outputs = keras.layers.Dense(side, use_bias=False)(outputs)
+    state = trainer.TrainState.create(keras.Model(inputs, outputs), keras.optimizers.SGD(1e-3))
+    variables = [variable.value for variable in state.model.weights]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = trainer.Checkpoint(folder, asynchronous=True, keep=1)
+        stalls, copies, whole = [], [], []
+        for number in range(repeats + 1):
+            state.step.assign(number)
+            start = time.perf_counter()
+            checkpoint(state, {})
+            stalls.append(time.perf_counter() - start)
+            checkpoint.__exit__(None, None, None)
+            whole.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            copied = [np.array(variable) for variable in variables]
+            copies.append(time.perf_counter() - start)
+            del copied
+    return {
+        "parameters": state.model.count_params(),
+        "stall_seconds": statistics.median(stalls[1:]),
+        "first_stall_seconds": stalls[0],
+        "copy_seconds": statistics.median(copies[1:]),
+        "commit_seconds": statistics.median(whole[1:]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parameters", type=int, default=100_000_000)
+    arguments = parser.parse_args()
+    result = {
+        "cost": cost(arguments.data_dir, arguments.steps, arguments.repeats),
+        "stall": stall(arguments.parameters, 3),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

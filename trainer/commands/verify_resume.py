@@ -1,0 +1,158 @@
+"""`loopwright verify_resume`: proves on a job of yours that a killed and resumed run equals one that never was."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+import pathlib
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from loopwright import flags, models
+from loopwright.trainer import killing
+from loopwright.trainer.commands import restoring
+from loopwright.trainer.errors import TrainingError
+
+USAGE = "usage: loopwright verify_resume [--kills=5] [--flags of train]"
+HELP = (
+    "Trains a job without interruption, trains it again with kills (SIGKILL) and a byte flipped in a checkpoint, and "
+    "compares every tensor, the samples of every step and the metrics. Exits 0 if all are equal to the last bit, else 1. "
+    "The flags are those of train; without --epochs or --train_steps it takes 200 steps, with a checkpoint every 25."
+)
+GROUPS = (flags.Verification, *flags.TRAIN_GROUPS)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses the flags, runs both and prints the verdict."""
+    (verification, *groups), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
+    config = flags.config_from_groups(groups)
+    models.check_name(config.model.model)
+    restoring.check(config)
+    run_flags = config.run
+    if run_flags.epochs is None and run_flags.train_steps is None:
+        run_flags = dataclasses.replace(run_flags, train_steps=200, checkpoint_every=run_flags.checkpoint_every or 25)
+    run_flags = dataclasses.replace(run_flags, deterministic=True, log_samples=True, json=False)
+    kill_at = _steps(verification.kill_at)
+    with _folder(config.run.workdir) as folder:
+        result = _verify(folder, dataclasses.replace(config, run=run_flags), verification, kill_at)
+    print(json.dumps(result) if config.run.json else _in_words(result))
+    return 0 if result["equal"] else 1
+
+
+def _verify(
+    folder: pathlib.Path, config: flags.Config, verification: flags.Verification, kill_at: list[int]
+) -> dict[str, Any]:
+    straight, killed, said = folder / "straight", folder / "killed", folder / "killed.log"
+    _say("the run without interruption")
+    _finish(_command(config, straight), straight, folder / "straight.log")
+    num_steps = killing.counts(straight)["steps"]
+    kills = [killing.Kill(step) for step in kill_at] or killing.random_kills(
+        verification.kills, num_steps, random.Random(verification.kill_seed)
+    )
+    command, phases, found = _command(config, killed), collections.Counter[str](), []
+    for number, kill in enumerate(kills, 1):
+        before = killing.last_step(killed)
+        code = killing.run_until(command, killed, said, kill)
+        if code is None:
+            phases[killing.phase(killed, before)] += 1
+            _say(f"kill {number} of {len(kills)}: step {killing.last_step(killed)}")
+            continue
+        if code != 0:
+            found.append(f"the resumed run failed: {_last_line(said)}")
+        break
+    damage = None
+    if not found:
+        damage, found = _damage(killed, command, said)
+    if not found:
+        found = killing.differences(straight, killed)
+    return {
+        "equal": not found,
+        "differences": found,
+        "kills": {"asked": len(kills), "done": sum(phases.values()), "phases": dict(phases)},
+        "damage": damage,
+        "compared": killing.counts(straight),
+    }
+
+
+def _damage(killed: pathlib.Path, command: list[str], said: pathlib.Path) -> tuple[str | None, list[str]]:
+    """Flips a byte in the newest of two checkpoints and more, and ends the run: what was damaged, and what is wrong."""
+    folders = sorted(path for path in (killed / "checkpoints").glob("*") if path.name.isdigit())
+    path = killing.flip_byte(folders[-1]) if len(folders) > 1 else None
+    size = said.stat().st_size if said.exists() else 0
+    _say("the killed run, to its end" + (f", after a flipped byte in {path.parent.name}/{path.name}" if path else ""))
+    if killing.run_until(command, killed, said, None) != 0:
+        return None, [f"the resumed run failed: {_last_line(said)}"]
+    if path is None:
+        return None, []
+    with said.open("rb") as log:
+        log.seek(size)
+        told = log.read().decode(errors="replace")
+    name = f"{path.parent.name}/{path.name}"
+    if "a damaged checkpoint is skipped" not in told or path.parent.name not in told:
+        return name, [f"hash: a byte was flipped in {name}, and it was restored all the same"]
+    return name, []
+
+
+def _command(config: flags.Config, workdir: pathlib.Path) -> list[str]:
+    run_flags = dataclasses.replace(config.run, workdir=str(workdir))
+    groups = (config.data, config.model, config.optimization, run_flags)
+    words = [word for group in groups for word in flags.to_arguments(group)]
+    return [sys.executable, "-m", "loopwright.trainer", "train", *words]
+
+
+def _finish(command: list[str], workdir: pathlib.Path, said: pathlib.Path) -> None:
+    if killing.run_until(command, workdir, said, None) != 0:
+        raise TrainingError(f"the run without interruption failed: {_last_line(said)}")
+
+
+@contextlib.contextmanager
+def _folder(workdir: str | None) -> Iterator[pathlib.Path]:
+    """The folder of both runs: the one that was named, which must be new, or a temporary one."""
+    if workdir is None:
+        with tempfile.TemporaryDirectory(prefix="verify_resume-") as folder:
+            yield pathlib.Path(folder)
+        return
+    path = pathlib.Path(workdir)
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise TrainingError(f"--workdir={path}: must be a new folder ({error.strerror})", exit_code=2) from None
+    yield path
+
+
+def _steps(text: str | None) -> list[int]:
+    """`--kill_at` as rising steps. Raises UsageError."""
+    words = [word.strip() for word in text.split(",")] if text else []
+    steps = [int(word) for word in words if word.isascii() and word.isdigit()]
+    if len(steps) != len(words) or steps != sorted(set(steps)) or 0 in steps:
+        raise flags.UsageError(
+            f"--kill_at={text}: write rising steps with commas between them, such as --kill_at=10,35"
+        )
+    return steps
+
+
+def _in_words(result: dict[str, Any]) -> str:
+    kills, compared = result["kills"], result["compared"]
+    phases = ", ".join(f"{count} in {name}" for name, count in kills["phases"].items())
+    lines = [
+        f"kills        {kills['done']} of {kills['asked']}" + (f": {phases}" if phases else ""),
+        f"damage       a flipped byte in {result['damage']}" if result["damage"] else "damage       not tried",
+        f"compared     {compared['tensors']} tensors, samples of {compared['steps']} steps, {compared['records']} records",
+        *(f"different    {line}" for line in result["differences"][:20]),
+        f"verdict      {'equal to the last bit' if result['equal'] else 'NOT equal'}",
+    ]
+    return "\n".join(lines)
+
+
+def _last_line(said: pathlib.Path) -> str:
+    lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("loopwright: ") if lines else "it said nothing"
+
+
+def _say(line: str) -> None:
+    print(f"verify_resume: {line}", file=sys.stderr)
