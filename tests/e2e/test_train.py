@@ -43,6 +43,11 @@ def tensors_of(run: pathlib.Path, step: int) -> dict[str, bytes]:
     return {name: reader.get_tensor(name).tobytes() for name in names}
 
 
+def is_kept(path: pathlib.Path) -> bool:
+    """Whether a path is a file that a writer of the folder must leave as it is."""
+    return path.is_file() and path.name != "lock"
+
+
 def test_command_makes_the_folder_of_the_contract(small_run_result: Any) -> None:
     folder, result = small_run_result
     assert result.code == 0, result.err
@@ -148,11 +153,11 @@ def test_run_that_died_after_its_checkpoint_writes_the_same_records_again(
 def test_overwrite_moves_the_other_run_aside(
     loopwright: Any, mnist_dir: pathlib.Path, run_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    before = {path.relative_to(run_folder): path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    before = {path.relative_to(run_folder): path.read_bytes() for path in run_folder.rglob("*") if is_kept(path)}
     words = [f"--data_dir={mnist_dir}", "--model=mlp", "--train_steps=3", "--seed=4", "--workdir=run", "--overwrite"]
     assert loopwright("train", *words).code == 0
     (aside,) = [path for path in tmp_path.iterdir() if path != run_folder]
-    assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()} == before
+    assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if is_kept(path)} == before
     assert places(run_folder) == [(3, "train"), (3, "eval")]
 
 
