@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.export import export_h5
     from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
-    from loopwright.trainer.objective import Outputs, classification
+    from loopwright.trainer.objective import Outputs, classification, regression
     from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
     from loopwright.trainer.precision import AbortOnSkips
     from loopwright.trainer.records import JsonLines, Log, TensorBoard
@@ -57,6 +57,7 @@ _HOME = {
     "make_schedule": "optimizers",
     "objective_from_keras": "from_keras",
     "reduce_on_plateau": "control",
+    "regression": "objective",
     "step_from_keras": "from_keras",
     "train": "loop",
     "xla": "execution",
@@ -91,6 +92,7 @@ __all__ = [
     "make_schedule",
     "objective_from_keras",
     "reduce_on_plateau",
+    "regression",
     "step_from_keras",
     "train",
     "xla",
