@@ -170,8 +170,8 @@ class Run:
     deterministic: bool = flag(False, "Deterministic TensorFlow ops (slower).", identity=True)
     intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
     inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
-    max_skipped_steps: int = flag(50, "Steps that mixed_float16 may skip in a row before the run fails.", minimum=1)
-    log_norms: bool = flag(False, "Log the norms of gradients, parameters and updates.")
+    max_skipped_steps: int = flag(50, "Updates that mixed_float16 may skip in a row before the run fails.", minimum=1)
+    log_norms: bool = flag(False, "Log the global L2 norms of gradients, parameters and updates.")
     monitor: str = flag("accuracy", "Evaluation metric that decides what is best; less is better for losses.")
     early_stop: int | None = flag(None, "Stop after this many evaluations without improvement of --monitor.", minimum=1)
     reduce_on_plateau: int | None = flag(

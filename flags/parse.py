@@ -207,7 +207,7 @@ def _help(groups: Sequence[type], usage: str, help_text: str, *, full: bool) -> 
             text = field.metadata["help"]
             if field.metadata["choices"]:
                 text += f" One of {', '.join(field.metadata['choices'])}."
-            if field.default is not None and field.default is not False:
+            if field.default not in (None, False, ""):
                 text += f" Default: {field.default}."
             body = textwrap.wrap(text, max(width - 22, 30))
             lines += [f"  {name:<19} {body[0]}", *(" " * 22 + line for line in body[1:])]
