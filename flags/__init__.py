@@ -9,6 +9,7 @@ from loopwright.flags.config import (
     Listing,
     Model,
     Optimization,
+    Parity,
     Run,
     Verification,
     identity,
@@ -23,6 +24,7 @@ from loopwright.flags.parse import (
     define_flags,
     nearest,
     parse,
+    parse_matrix,
 )
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Listing",
     "Model",
     "Optimization",
+    "Parity",
     "Run",
     "UsageError",
     "Verification",
@@ -44,6 +47,7 @@ __all__ = [
     "identity",
     "nearest",
     "parse",
+    "parse_matrix",
     "to_arguments",
     "to_flagfile",
 ]

@@ -17,6 +17,9 @@ COMMANDS = {
     "verify_resume": Command(
         "loopwright.trainer.commands.verify_resume", "kill a run, resume it, and compare it to the bit"
     ),
+    "parity": Command(
+        "loopwright.trainer.commands.parity", "certify that the loop and model.fit reach the same weights"
+    ),
     "models": Command("loopwright.trainer.commands.models", "list the models, or summarise one"),
     "datasets": Command("loopwright.trainer.commands.datasets", "list the datasets, or describe one"),
 }

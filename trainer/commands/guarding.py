@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
@@ -12,14 +13,16 @@ if TYPE_CHECKING:
     from loopwright.trainer.state import TrainState
 
 
-def guards(config: flags.Config, state: TrainState, clock: Clock, stack: contextlib.ExitStack) -> list[Any]:
+def guards(
+    config: flags.Config, state: TrainState, clock: Clock, stack: contextlib.ExitStack, say: Callable[[str], None]
+) -> list[Any]:
     """The hooks that come before all that save; what they need to be ended is left to the stack."""
     from loopwright.trainer.guards import AbortOnNonfinite, StallTimeout
     from loopwright.trainer.precision import AbortOnSkips, scales
     from loopwright.trainer.signals import ShortCalls
 
     run = config.run
-    hooks: list[Any] = [AbortOnSkips(run.max_skipped_steps)]
+    hooks: list[Any] = [AbortOnSkips(run.max_skipped_steps, say=say)]
     if run.on_nonfinite == "abort" and not scales(state.optimizer):
         hooks.append(AbortOnNonfinite())
     if run.grace_seconds is not None:
