@@ -109,7 +109,6 @@ class Model:
         None,
         "Checkpoint folder whose weights, and nothing else of it, a new run begins with.",
         identity=True,
-        common=True,
     )
     init_exclude: str | None = flag(
         None, "Regular expression; variables whose path it is found in are not taken from --init_from.", identity=True

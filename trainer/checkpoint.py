@@ -8,12 +8,13 @@ The files are `tf.train.Checkpoint`'s own. Plain TensorFlow reads them:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -95,7 +96,8 @@ class Checkpoint:
         self._background.join()
         if step == self._step:
             return
-        self.before_commit()
+        with self._failure_told(step):
+            self.before_commit()
         if self._copy is None:
             self._copy = tree.HostCopy(_root(state))
         self._copy.update()
@@ -115,7 +117,8 @@ class Checkpoint:
         self._background.join()
         step = int(state.step)
         if step != self._step:
-            self.before_commit()
+            with self._failure_told(step):
+                self.before_commit()
             self._commit(_root(state), step, self._facts(state, step))
         return self._folder(step) if step == self._step else None
 
@@ -179,11 +182,16 @@ class Checkpoint:
             self.say(f"step {step} is not saved: {nonfinite} has values that aren't finite")
             return
         folder = self._folder(step)
-        try:
+        with self._failure_told(step):
             commit.commit_folder(folder, lambda temporary: root.write(str(temporary / PREFIX)), facts)
             self._step = step
             commit.replace_file(self.directory / _LATEST, folder.name + "\n")
             self.retention.apply(folder, facts.get("evaluation", {}))
+
+    @contextlib.contextmanager
+    def _failure_told(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or _first_line(error)
             raise TrainingError(

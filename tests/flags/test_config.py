@@ -83,9 +83,8 @@ def test_flagfile_repeats_the_run(config: flags.Config) -> None:
         path.write_text(flags.to_flagfile(config), encoding="utf-8")
         groups, _ = flags.parse([f"--flagfile={path}"], flags.TRAIN_GROUPS, usage="", help_text="")
     again = flags.config_from_groups(groups)
-    expected = dataclasses.replace(
-        config, run=dataclasses.replace(config.run, workdir=None, overwrite=False, json=False)
-    )
+    once = {"workdir": None, "overwrite": False, "allow_fresh_start": False, "json": False}
+    expected = dataclasses.replace(config, run=dataclasses.replace(config.run, **once))
     assert again == expected
     assert flags.identity(again) == flags.identity(config)
 

@@ -44,6 +44,8 @@ def check(config: flags.Config) -> None:
             f"--restore_from={run.restore_from} and --init_from={model.init_from} contradict each other: the first goes on "
             "with a run, the second begins one"
         )
+    if run.log_samples and run.execution in ("xla", "auto"):
+        raise flags.UsageError(f"--log_samples needs --execution=graph or eager, not {run.execution}")
     if model.init_exclude is not None:
         if model.init_from is None:
             raise flags.UsageError(f"--init_exclude={model.init_exclude} needs --init_from")

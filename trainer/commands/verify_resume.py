@@ -32,11 +32,11 @@ def run(argv: Sequence[str]) -> int:
     (verification, *groups), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
     config = flags.config_from_groups(groups)
     models.check_name(config.model.model)
-    restoring.check(config)
     run_flags = config.run
     if run_flags.epochs is None and run_flags.train_steps is None:
         run_flags = dataclasses.replace(run_flags, train_steps=200, checkpoint_every=run_flags.checkpoint_every or 25)
     run_flags = dataclasses.replace(run_flags, deterministic=True, log_samples=True, json=False)
+    restoring.check(dataclasses.replace(config, run=run_flags))
     kill_at = _steps(verification.kill_at)
     with _folder(config.run.workdir) as folder:
         result = _verify(folder, dataclasses.replace(config, run=run_flags), verification, kill_at)
@@ -85,17 +85,14 @@ def _damage(killed: pathlib.Path, command: list[str], said: pathlib.Path) -> tup
     path = killing.flip_byte(folders[-1]) if len(folders) > 1 else None
     size = said.stat().st_size if said.exists() else 0
     _say("the killed run, to its end" + (f", after a flipped byte in {path.parent.name}/{path.name}" if path else ""))
-    if killing.run_until(command, killed, said, None) != 0:
-        return None, [f"the resumed run failed: {_last_line(said)}"]
-    if path is None:
-        return None, []
+    code = killing.run_until(command, killed, said, None)
+    name = f"{path.parent.name}/{path.name}" if path else None
     with said.open("rb") as log:
         log.seek(size)
         told = log.read().decode(errors="replace")
-    name = f"{path.parent.name}/{path.name}"
-    if "a damaged checkpoint is skipped" not in told or path.parent.name not in told:
-        return name, [f"hash: a byte was flipped in {name}, and it was restored all the same"]
-    return name, []
+    if path and not ("a damaged checkpoint is skipped" in told and path.parent.name in told):
+        return name, [f"hash: a byte was flipped in {name}, and it was not found: {_last_line(said)}"]
+    return name, [] if code == 0 else [f"the resumed run failed: {_last_line(said)}"]
 
 
 def _command(config: flags.Config, workdir: pathlib.Path) -> list[str]:
