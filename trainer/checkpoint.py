@@ -135,8 +135,9 @@ class Checkpoint:
         Raises TrainingError for a checkpoint that doesn't fit the state or has other facts, and, unless
         `allow_fresh_start`, where all are damaged or gone: nothing is begun afresh without being asked for.
         """
-        folders, skipped = self.folders(), []
-        for folder in reversed(folders):
+        self._background.join()
+        self._step, skipped = None, []
+        for folder in reversed(self.folders()):
             try:
                 manifest = commit.read_manifest(folder)
             except commit.Damaged as error:
