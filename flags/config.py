@@ -181,6 +181,15 @@ class Run:
     eval_every: int | None = flag(None, "Steps between evaluations (default: an epoch).", minimum=1)
     checkpoint_every: int | None = flag(None, "Steps between checkpoints (default: an epoch).", minimum=1)
     keep: int = flag(3, "Checkpoints to keep.", minimum=1)
+    pictures_every: int | None = flag(
+        None, "Steps between pictures and class accuracies on TensorBoard (default: five times a run).", minimum=1
+    )
+    histograms_every: int | None = flag(
+        None, "Steps between histograms of weights and gradients on TensorBoard (default: none).", minimum=1
+    )
+    profile_steps: str | None = flag(
+        None, "FIRST:LAST: record TensorFlow's profile of these steps for TensorBoard (extra profile to see it)."
+    )
     overwrite: bool = flag(False, "Move another run's folder aside and start anew; nothing is deleted.")
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 

@@ -83,7 +83,8 @@ def test_summary_and_run_json_hold_the_facts(small_run: pathlib.Path) -> None:
     records = records_of(small_run)
     assert (summary["step"], summary["train"], summary["eval"]) == (30, records[-2], records[-1])
     assert summary["best"]["accuracy"] == max(r["accuracy"] for r in records if r["split"] == "eval")
-    assert {"training", "data", "evaluation", "checkpoint", "export"} <= set(summary["goodput"])
+    phases = {"start", "data", "compile", "input", "step", "evaluation", "checkpoint", "pictures", "export"}
+    assert set(summary["goodput"]["seconds"]) == set(summary["goodput"]["share"]) == phases
     run = json.loads((small_run / "run.json").read_text())
     assert run["parameters"] == 101_770
     assert run["execution"] == "graph"

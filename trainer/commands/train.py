@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer import commit
-from loopwright.trainer.commands import jobs, setup, workdir
+from loopwright.trainer.clock import Clock
+from loopwright.trainer.commands import jobs, setup, watch, workdir
 
 if TYPE_CHECKING:
     from loopwright.data import Feed
-    from loopwright.trainer.clock import Clock
     from loopwright.trainer.evaluation import Evaluate
 
 USAGE = "usage: loopwright train [--flags]"
@@ -32,22 +32,21 @@ def run(argv: Sequence[str]) -> int:
     if config.run.epochs is None and config.run.train_steps is None:
         config = _with_run(config, epochs=10)
     models.check_name(config.model.model)
+    watch.profile_steps(config.run.profile_steps)
+    clock = Clock()
     setup.start_tensorflow(
         deterministic=config.run.deterministic,
         intra_op_threads=config.run.intra_op_threads,
         inter_op_threads=config.run.inter_op_threads,
     )
-    return _train(config)
+    return _train(config, clock)
 
 
-def _train(config: flags.Config) -> int:
+def _train(config: flags.Config, clock: Clock) -> int:
     from loopwright import trainer
-    from loopwright.trainer.clock import Clock
     from loopwright.trainer.progress import Progress
-    from loopwright.trainer.records import Writer
     from loopwright.trainer.signals import SaveOnSignal
 
-    clock = Clock()
     with clock.phase("data"):
         dataset = setup.load_dataset(config.data)
         if not dataset.num_classes:
@@ -88,9 +87,9 @@ def _train(config: flags.Config) -> int:
             "class_names": dataset.class_names,
         },
     )
-    jsonl = trainer.JsonLines(folder / "metrics.jsonl")
+    watching = watch.Watch(config, folder, job, dataset, clock, num_steps)
     progress = Progress(num_steps=num_steps, steps_per_epoch=epoch)
-    writers: list[Writer] = [jsonl, trainer.TensorBoard(folder / "tensorboard"), progress.write]
+    writers = [*watching.writers, progress.write]
     log = trainer.Log(writers, clock=clock, steps_per_epoch=epoch, examples_per_step=feed.examples_per_epoch / epoch)
     evaluate = trainer.Evaluate(eval_feed, job.objective, writers, steps_per_epoch=epoch)
     control = _control(config, evaluate, job)
@@ -107,9 +106,10 @@ def _train(config: flags.Config) -> int:
         _report(config, folder, finished_before=True)
         return 0
 
-    jsonl.cut(start)
+    watching.start(start)
     progress.start(start)
-    eval_every = config.run.eval_every or epoch
+    eval_every, checkpoint_every = config.run.eval_every or epoch, config.run.checkpoint_every or epoch
+    clock.end_phase("start")
     with SaveOnSignal(checkpoint) as save_on_signal, progress, setup.bad_samples_named(dataset, feed, state):
         log.start(start)
         trainer.train(
@@ -117,20 +117,23 @@ def _train(config: flags.Config) -> int:
             feed,
             job.step,
             num_steps=num_steps,
-            execution=jobs.make_execution(config.run.execution, config.run.steps_per_call),
+            execution=jobs.make_execution(config.run.execution, config.run.steps_per_call, clock),
             hooks=[
                 trainer.every(config.run.log_every or max(1, min(100, epoch // 5)), log),
                 progress,
                 trainer.AbortOnSkips(config.run.max_skipped_steps),
                 trainer.every(eval_every, clock.timed("evaluation", evaluate)),
                 *(trainer.every(eval_every, hook) for hook in control.values()),
-                trainer.every(config.run.checkpoint_every or epoch, clock.timed("checkpoint", checkpoint)),
+                *watching.hooks(feed, eval_feed, eval_every=eval_every, checkpoint_every=checkpoint_every),
+                trainer.every(checkpoint_every, clock.timed("checkpoint", checkpoint)),
                 save_on_signal,
             ],
         )
     with clock.phase("export"), trainer.averaged_weights(state.model, state.optimizer):
         trainer.export_h5(state.model, folder / "exports" / "model.h5", dataset.input_shape)
-    _write_summary(folder, clock, monitor=config.run.monitor)
+    watching.goodput.save()
+    watching.tensorboard.finish()
+    _write_summary(folder, watching.goodput.summary(), monitor=config.run.monitor)
     _report(config, folder, finished_before=False)
     return 0
 
@@ -180,8 +183,8 @@ def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[st
     return hooks
 
 
-def _write_summary(folder: pathlib.Path, clock: Clock, *, monitor: str) -> None:
-    """summary.json: the newest record of each split, the best evaluation, and where this process's seconds went."""
+def _write_summary(folder: pathlib.Path, goodput: dict[str, Any], *, monitor: str) -> None:
+    """summary.json: the newest record of each split, the best evaluation, and where the run's seconds went."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     train = [record for record in records if record["split"] == "train"]
@@ -196,7 +199,7 @@ def _write_summary(folder: pathlib.Path, clock: Clock, *, monitor: str) -> None:
         "eval": evals[-1],
         "best": max(scored, key=lambda record: sign * record[monitor], default=None),
         "examples_per_second": rates[len(rates) // 2] if rates else None,
-        "goodput": {"training": clock.training_seconds(), **clock.phases},
+        "goodput": goodput,
     }
     commit.replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
