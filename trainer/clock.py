@@ -15,20 +15,26 @@ class Clock:
 
     Args:
       now: a monotonic clock in seconds; tests bring their own.
+
+    Attributes:
+      phases: seconds by name.
+      current: the phase that is going on, or an empty string.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now, self._start = now, now()
         self.phases: dict[str, float] = {}
+        self.current = ""
         self._counters: dict[str, Callable[[], float]] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Counts the seconds of the block to a phase. Phases do not nest."""
-        start = self._now()
+        start, self.current = self._now(), name
         try:
             yield
         finally:
+            self.current = ""
             self.phases[name] = self.phases.get(name, 0.0) + self._now() - start
 
     def end_phase(self, name: str) -> None:

@@ -72,20 +72,26 @@ def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[]
 
     def run() -> Predictions:
         found: list[list[np.ndarray]] = []
-        rows, first, surest = 0, {}, []
+        first: dict[int, np.ndarray] = {}
+        surest: list[tuple[float, int, np.ndarray]] = []
+        rows = 0
         with averaged_weights(state.model, state.optimizer):
             for batch in feed():
                 *columns, inputs = (part.numpy() for part in call(batch))
                 _, labels, predicted, confidence = columns
                 first |= {rows + place: inputs[place] for place in range(min(len(labels), FIRST - rows))}
                 wrong = np.flatnonzero(labels != predicted)
-                surest += [(confidence[place], rows + place, inputs[place]) for place in wrong]
+                surest += [(float(confidence[place]), rows + place, inputs[place]) for place in wrong.tolist()]
                 surest = heapq.nlargest(MISTAKES, surest, key=lambda mistake: (mistake[0], -mistake[1]))
                 found.append(columns)
                 rows += len(labels)
         kept = dict(sorted((first | {row: pixels for _, row, pixels in surest}).items()))
+        index, labels, predicted, confidence = (np.concatenate(column) for column in zip(*found, strict=True))
         return Predictions(
-            *(np.concatenate(column) for column in zip(*found, strict=True)),
+            index,
+            labels,
+            predicted,
+            confidence,
             shown=np.array(list(kept), np.int64),
             inputs=np.stack(list(kept.values())),
             num_classes=state.model.output_shape[-1],

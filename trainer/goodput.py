@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loopwright.trainer.clock import Clock
@@ -67,14 +67,19 @@ class Goodput:
 
     def summary(self) -> dict[str, Any]:
         """`seconds` and `share` by phase, `total_seconds`, and the number of `processes`, of the whole run so far."""
-        seconds: dict[str, float] = {}
-        for part in [*(process["seconds"] for process in self._earlier), self.clock.seconds()]:
-            for name, value in part.items():
-                seconds[name] = seconds.get(name, 0.0) + value
-        total = sum(seconds.values())
-        return {
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "share": {name: round(value / total, 4) for name, value in seconds.items()},
-            "total_seconds": round(total, 3),
-            "processes": len(self._earlier) + 1,
-        }
+        return total([*self._earlier, {"seconds": self.clock.seconds()}])
+
+
+def total(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums over entries of `goodput.json`, as `Goodput.summary` gives them."""
+    seconds: dict[str, float] = {}
+    for process in processes:
+        for name, value in process["seconds"].items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    whole = sum(seconds.values())
+    return {
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "share": {name: round(value / whole, 4) for name, value in seconds.items()},
+        "total_seconds": round(whole, 3),
+        "processes": len(processes),
+    }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +89,7 @@ class Predictions:
         """Reads what `save` wrote. Raises ValueError for another file."""
         try:
             with np.load(path) as arrays:
-                loaded = {name: arrays[name] for name in arrays.files}
-            return cls(**{name: int(a) if a.ndim == 0 else a for name, a in loaded.items()})
-        except (OSError, TypeError, EOFError) as error:
+                loaded: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+            return cls(**loaded | {name: int(loaded[name]) for name in ("num_classes", "step")})
+        except (OSError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: holds no predictions ({error})") from error

@@ -20,7 +20,8 @@ def watched(function: Any, what: str, *, expected: int = 1) -> Callable:
       what: names the function in the warning, such as "evaluation".
     """
     names = list(inspect.signature(function.python_function).parameters)
-    traced, before = 0, {}
+    traced = 0
+    before: dict[str, str] = {}
 
     @functools.wraps(function.python_function)
     def call(*arguments: Any) -> Any:

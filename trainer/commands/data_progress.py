@@ -9,19 +9,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class DataProgress:
-    """Called as `progress(what, done, total)`; a bar on a terminal, nothing elsewhere, and gone when all is done."""
+    """Called as `progress(what, done, total)`; a bar on a terminal, nothing elsewhere, and gone when all is done.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Without `moves` there is no bar on a terminal either.
+    """
+
+    def __init__(self, console: Console | None = None, *, moves: bool = True) -> None:
         self.console = console or Console(file=sys.stderr)
+        self.moves = moves and self.console.is_terminal
         self._bar: Progress | None = None
         self._what = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if not self.console.is_terminal:
+        if not self.moves:
             return
         if self._bar is None or what != self._what:
             self._stop()
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=40 if self.console.width >= 100 else 18),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+            )
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task(what, total=total)
             self._what = what

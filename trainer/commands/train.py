@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loopwright import flags, models
 from loopwright.trainer import commit
 from loopwright.trainer.clock import Clock
-from loopwright.trainer.commands import jobs, setup, watch, workdir
+from loopwright.trainer.commands import jobs, outcome, setup, watch, workdir
 
 if TYPE_CHECKING:
     from loopwright.data import Feed
@@ -48,7 +46,7 @@ def _train(config: flags.Config, clock: Clock) -> int:
     from loopwright.trainer.signals import SaveOnSignal
 
     with clock.phase("data"):
-        dataset = setup.load_dataset(config.data)
+        dataset = setup.load_dataset(config.data, config.run.progress)
         if not dataset.num_classes:
             raise flags.UsageError(f"--label_key: {dataset.name} has no class labels, which this command trains on")
         # The sequential feed alone has an order of its own, so the identity of the run says that it was taken.
@@ -85,10 +83,21 @@ def _train(config: flags.Config, clock: Clock) -> int:
             "steps_per_epoch": epoch,
             "feed": dataset.kind(dataset.train_split),
             "class_names": dataset.class_names,
+            "examples": {
+                dataset.train_split: feed.examples_per_epoch,
+                dataset.eval_split: eval_feed.examples_per_epoch,
+            },
+            "layers": watch.layers(state.model),
         },
     )
     watching = watch.Watch(config, folder, job, dataset, clock, num_steps)
-    progress = Progress(num_steps=num_steps, steps_per_epoch=epoch)
+    progress = Progress(
+        num_steps=num_steps,
+        steps_per_epoch=epoch,
+        monitor=config.run.monitor,
+        mode=config.run.progress,
+        clock=clock,
+    )
     writers = [*watching.writers, progress.write]
     log = trainer.Log(writers, clock=clock, steps_per_epoch=epoch, examples_per_step=feed.examples_per_epoch / epoch)
     evaluate = trainer.Evaluate(eval_feed, job.objective, writers, steps_per_epoch=epoch)
@@ -103,7 +112,7 @@ def _train(config: flags.Config, clock: Clock) -> int:
     start = checkpoint.restore(state) or 0
     stopped_early = "early_stop" in control and control["early_stop"].exhausted()
     if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
-        _report(config, folder, finished_before=True)
+        outcome.report(config, folder, finished_before=True)
         return 0
 
     watching.start(start)
@@ -133,8 +142,8 @@ def _train(config: flags.Config, clock: Clock) -> int:
         trainer.export_h5(state.model, folder / "exports" / "model.h5", dataset.input_shape)
     watching.goodput.save()
     watching.tensorboard.finish()
-    _write_summary(folder, watching.goodput.summary(), monitor=config.run.monitor)
-    _report(config, folder, finished_before=False)
+    outcome.write_summary(folder, watching.goodput.summary(), monitor=config.run.monitor)
+    outcome.report(config, folder, finished_before=False)
     return 0
 
 
@@ -181,44 +190,3 @@ def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[st
             f"--monitor={config.run.monitor}: no such metric; {flags.nearest(config.run.monitor, names)}"
         )
     return hooks
-
-
-def _write_summary(folder: pathlib.Path, goodput: dict[str, Any], *, monitor: str) -> None:
-    """summary.json: the newest record of each split, the best evaluation, and where the run's seconds went."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    train = [record for record in records if record["split"] == "train"]
-    evals = [record for record in records if record["split"] == "eval"]
-    rates = sorted(record["examples_per_second"] for record in train if "examples_per_second" in record)
-    sign = -1 if "loss" in monitor else 1
-    scored = [record for record in evals if record[monitor] is not None]
-    summary = {
-        "step": train[-1]["step"],
-        "epoch": train[-1]["epoch"],
-        "train": train[-1],
-        "eval": evals[-1],
-        "best": max(scored, key=lambda record: sign * record[monitor], default=None),
-        "examples_per_second": rates[len(rates) // 2] if rates else None,
-        "goodput": goodput,
-    }
-    commit.replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-
-
-def _report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool) -> None:
-    """The result, on stdout: four lines, or the summary as one JSON object."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    if config.run.json:
-        print(json.dumps({"workdir": str(folder), **summary}))
-        return
-    if finished_before:
-        print(f"This run is finished: it took {summary['step']} steps ({folder}).")
-    evaluated = summary["eval"]
-    longer = "--epochs" if config.run.epochs else "--train_steps"
-    total = config.run.epochs or config.run.train_steps or 0
-    loss = "nan" if evaluated["loss"] is None else f"{evaluated['loss']:.4f}"
-    print(f"accuracy     {evaluated['accuracy']:.4f}, loss {loss} after step {evaluated['step']}")
-    print(f"model        {folder / 'exports' / 'model.h5'}")
-    print(f"watch        tensorboard --logdir={folder.parent}")
-    print(
-        f"go on        loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}={total * 2}"
-    )

@@ -69,7 +69,8 @@ class Watch:
         from loopwright import trainer
         from loopwright.trainer.watching import Histograms, Pictures, Profile
 
-        run, state, found = self.config.run, self.job.state, []
+        run, state = self.config.run, self.job.state
+        found: list[Any] = []
         timed = self.goodput.clock.timed
         if importlib.util.find_spec("PIL") is None:
             print("loopwright: no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'")
@@ -88,6 +89,18 @@ class Watch:
             if importlib.util.find_spec("xprof") is None:
                 print("loopwright: to see the profile, install the extra 'profile'", file=sys.stderr)
         return [*found, trainer.every(checkpoint_every, self.goodput)]
+
+
+def layers(model: Any) -> list[dict[str, Any]]:
+    """The layers of a model as run.json holds them: name, kind, shape of the output where it is known, parameters."""
+    found = []
+    for layer in model.layers:
+        output = getattr(layer, "output", None) if layer._inbound_nodes else None
+        shape = "" if output is None else str(getattr(output, "shape", "")).replace("None", "batch")
+        found.append(
+            {"name": layer.name, "kind": type(layer).__name__, "output": shape, "parameters": layer.count_params()}
+        )
+    return found
 
 
 def _table(values: dict[str, Any]) -> str:
