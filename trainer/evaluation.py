@@ -66,7 +66,7 @@ def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[]
         keep = batch["mask"] if "mask" in batch else tf.ones_like(batch["y"], tf.bool)
         inputs = tf.zeros_like(batch["y"]) if isinstance(batch["x"], dict) else batch["x"]
         parts = (batch["y"], tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1), inputs)
-        return tuple(tf.boolean_mask(part, keep) for part in (batch["index"], *parts))
+        return tf.shape(outputs)[-1], *(tf.boolean_mask(part, keep) for part in (batch["index"], *parts))
 
     call = watched(tf.function(of_batch, input_signature=[feed.element_spec]), "prediction")
 
@@ -77,7 +77,7 @@ def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[]
         rows = 0
         with averaged_weights(state.model, state.optimizer):
             for batch in feed():
-                *columns, inputs = (part.numpy() for part in call(batch))
+                classes, *columns, inputs = (part.numpy() for part in call(batch))
                 _, labels, predicted, confidence = columns
                 first |= {rows + place: inputs[place] for place in range(min(len(labels), FIRST - rows))}
                 wrong = np.flatnonzero(labels != predicted)
@@ -94,7 +94,7 @@ def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[]
             confidence,
             shown=np.array(list(kept), np.int64),
             inputs=np.stack(list(kept.values())),
-            num_classes=state.model.output_shape[-1],
+            num_classes=int(classes),
             step=int(state.step),
         )
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from loopwright.trainer.clock import Clock
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.objective import Metric
+from loopwright.trainer.retrace import specs, warn_of_retrace
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.step import Batch, Step
 
@@ -94,15 +95,19 @@ def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
         stacked, begin = feed.stacked(steps_per_call), int(state.step)
         stacks = _Waiting(iter(stacked(begin)), clock)
         programs: dict[Any, Callable] = {}
+        before: dict[str, str] = {}
         stack, length, offset = None, 0, 0
 
         def run(n: int) -> int:
-            nonlocal stack, begin, length, offset
+            nonlocal stack, begin, length, offset, before
             if offset == length:
                 begin += length
                 stack, length, offset = next(stacks), stacked.length(begin), 0
             shapes = tuple(tensor.shape for tensor in tf.nest.flatten(stack))
             if shapes not in programs:
+                if len(programs) > 1:  # the first is for whole batches, the second for a ragged one
+                    warn_of_retrace("the XLA loop", before, specs(stack, "stack"))
+                before = specs(stack, "stack")
                 with _or_own(clock).phase("compile"):
                     programs[shapes] = _xla_program(state, step, stack)
                     programs[shapes](stack, tf.constant(0), tf.constant(0), state.window.value())  # takes no step
@@ -182,8 +187,8 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
     `[M, 2]`, one after the other; it returns the window and the seconds (float64) for which the iterator kept it waiting.
     It is meant to be called inside a `tf.function`.
     """
-    traced = tf.function(one).get_concrete_function(spec)
-    names = tuple(sorted(traced.structured_outputs))
+    traced = tf.function(one)
+    names = tuple(sorted(traced.get_concrete_function(spec).structured_outputs))
 
     def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         waited = tf.constant(0.0, tf.float64)

@@ -91,5 +91,5 @@ class Predictions:
             with np.load(path) as arrays:
                 loaded: dict[str, Any] = {name: arrays[name] for name in arrays.files}
             return cls(**loaded | {name: int(loaded[name]) for name in ("num_classes", "step")})
-        except (OSError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: holds no predictions ({error})") from error

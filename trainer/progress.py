@@ -21,7 +21,8 @@ from loopwright.trainer.state import TrainState
 
 MODES = ("auto", "plain", "none")
 _REFRESHES_A_SECOND = 4
-#: Values that a view shows in a way of its own.
+#: Values that are whole numbers, and those that a view shows in a way of its own.
+_COUNTS = ("loss_scale", "skipped_steps")
 _APART = ("learning_rate", "examples_per_second")
 
 
@@ -142,7 +143,10 @@ def status(what: str, *, mode: str = "auto") -> contextlib.AbstractContextManage
 def phrase(values: Mapping[str, Any]) -> str:
     """Loss first, then the other metrics of the model, in short, then the learning rate."""
     names = sorted((name for name in values if name not in _APART), key=lambda name: (name != "loss", name))
-    parts = [f"{name} {values[name]:.4f}" if values[name] < 1000 else f"{name} {values[name]:g}" for name in names]
+    parts = [
+        f"{name} {values[name]:.4f}" if abs(values[name]) < 1000 and name not in _COUNTS else f"{name} {values[name]:g}"
+        for name in names
+    ]
     if "learning_rate" in values:
         parts.append(f"lr {values['learning_rate']:.2g}")
     return "  ".join(parts)

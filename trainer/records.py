@@ -102,6 +102,7 @@ class JsonLines:
 
     def __call__(self, record: Record) -> None:
         if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.as_dict().items()}
         self._file.write(json.dumps(finite) + "\n")

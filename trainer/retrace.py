@@ -31,11 +31,16 @@ def watched(function: Any, what: str, *, expected: int = 1) -> Callable:
         if count > traced:
             now = specs(dict(zip(names, arguments, strict=False)))
             if count > expected:
-                _LOG.warning("%s was compiled again, which takes time: %s", what, changes(before, now))
+                warn_of_retrace(what, before, now)
             traced, before = count, now
         return result
 
     return call
+
+
+def warn_of_retrace(what: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Warns that something was compiled for other `specs` than before."""
+    _LOG.warning("%s was compiled again, which takes time: %s", what, changes(before, now))
 
 
 def specs(value: Any, name: str = "") -> dict[str, str]:

@@ -90,4 +90,5 @@ def test_temporary_file_is_none_that_tensorboard_reads(tmp_path: pathlib.Path, m
 
 def test_new_file_sorts_behind_the_others_though_the_clock_went_back(tmp_path: pathlib.Path) -> None:
     replace_events(tmp_path / "events.out.tfevents.9000000000.host.1", [])
-    assert event_files(tmp_path)[-1] == EventFile(tmp_path).path
+    newest = EventFile(tmp_path).path
+    assert event_files(tmp_path)[-1] == newest

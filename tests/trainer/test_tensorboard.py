@@ -1,6 +1,7 @@
 """What TensorBoard is told, read back by its own reader."""
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_hyperparameters_flags_and_graph_are_there_once(tmp_path: pathlib.Path, 
     }
     end = found.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     assert metadata.parse_session_end_info_plugin_data(end).end_time_secs > 0
-    assert make_ndarray(found.Tensors("flags")[0].tensor_proto).tolist() == [b"rate 0.5"]
+    assert make_ndarray(found.Tensors("flags")[0].tensor_proto) == b"rate 0.5"
     assert any("dense" in node.name for node in found.Graph().node)
     assert len([path for path in tmp_path.iterdir() if path.is_file()]) == 1
 
@@ -97,8 +98,8 @@ def test_histograms_change_not_a_bit_of_the_run(
         hashes.append(state.hashes())
     assert hashes[0] == hashes[1]
     found = reader(tmp_path / "train")
-    buckets = [make_ndarray(event.tensor_proto) for event in found.Tensors("gradients/dense/kernel")]
-    assert [event.step for event in found.Tensors("weights/dense/kernel")] == [3, 6]
+    buckets = [make_ndarray(event.tensor_proto) for event in found.Tensors("gradients/tiny/dense/kernel")]
+    assert [event.step for event in found.Tensors("weights/tiny/dense/kernel")] == [3, 6]
     assert all(rows[:, 2].sum() == state.model.get_layer("dense").kernel.shape.num_elements() for rows in buckets)
     assert all(np.abs(rows[:, :2]).max() > 0 for rows in buckets)
 
@@ -120,3 +121,15 @@ def test_profile_ends_with_the_run(tmp_path: pathlib.Path, make_state: Any, make
     hooks = [Profile(tmp_path, 2, 99)]
     trainer.train(make_state(), make_feed(), step, num_steps=4, execution=trainer.graph(50), hooks=hooks)
     assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_loop_of_the_guide_writes_where_it_says(
+    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, make_state: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (source,) = re.findall(r"```python\n(.*?)```", (repository / "docs" / "watching.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(source, "docs/watching.md", "exec"), names)
+    names["hooks"][0](make_state(), {"loss": 0.5})
+    assert scalars(tmp_path / "runs" / "mine" / "tensorboard" / "train", "loss") == [(0, 0.5)]
+    assert '"loss": 0.5' in (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text()

@@ -119,7 +119,7 @@ def _train(config: flags.Config, clock: Clock) -> int:
     progress.start(start)
     eval_every, checkpoint_every = config.run.eval_every or epoch, config.run.checkpoint_every or epoch
     clock.end_phase("start")
-    with SaveOnSignal(checkpoint) as save_on_signal, progress, setup.bad_samples_named(dataset, feed, state):
+    with SaveOnSignal(checkpoint) as save_on_signal, watching, progress, setup.bad_samples_named(dataset, feed, state):
         log.start(start)
         trainer.train(
             state,

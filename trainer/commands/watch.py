@@ -31,7 +31,7 @@ def profile_steps(text: str | None) -> tuple[int, int] | None:
 
 
 class Watch:
-    """The writers and hooks of one process of a run.
+    """The writers and hooks of one process of a run; as a context manager it keeps the seconds of the block.
 
     Args:
       config: of the run, everything resolved.
@@ -51,6 +51,12 @@ class Watch:
         self.goodput = Goodput(folder / "goodput.json", clock, tell=self.tensorboard.goodput)
         self.writers: list[Writer] = [self.jsonl, self.tensorboard]
 
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.goodput.save()  # also of a process that is stopped or fails
+
     def start(self, step: int) -> None:
         """Cuts what the run takes back when it goes on from a step, and tells TensorBoard what is trained."""
         from loopwright.trainer.tensorboard import model_graph
@@ -60,7 +66,10 @@ class Watch:
         self.tensorboard.cut(step)
         typed = {**flags.identity(self.config), "train_steps": self.num_steps}
         facts = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        texts = {"flags": _table(flags.flag_values(self.config)), "run": _table(facts)}
+        texts = {
+            "flags": _table(flags.flag_values(self.config)),
+            "run": _table({k: v for k, v in facts.items() if k != "layers"}),
+        }
         graph = model_graph(self.job.state.model, self.dataset.input_shape)
         self.tensorboard.describe(typed, texts, graph)
 
@@ -73,7 +82,8 @@ class Watch:
         found: list[Any] = []
         timed = self.goodput.clock.timed
         if importlib.util.find_spec("PIL") is None:
-            print("loopwright: no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'")
+            say = "loopwright: no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'"
+            print(say, file=sys.stderr)
         else:
             from_logits = not models.ends_in_probabilities(self.config.model.model, state.model)
             predict = trainer.predictor(state, eval_feed, from_logits=from_logits)
