@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -58,7 +57,7 @@ class Progress:
         self.num_steps, self.steps_per_epoch, self.monitor, self.mode = num_steps, steps_per_epoch, monitor, mode
         self._moves = mode == "auto" and self.console.is_terminal
         self._drawn = 0.0
-        self._train = self._eval = self._best_text = self._rate = ""
+        self._train = self._eval = self._best_text = self._rate = self._learning_rate = ""
         self._best: float | None = None
         wide = self.console.width >= 100
         columns: list[ProgressColumn] = [
@@ -68,6 +67,7 @@ class Progress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             TextColumn("{task.fields[doing]}", style="cyan"),
         ]
         self._bar = Bar(*columns, console=self.console)
@@ -105,6 +105,8 @@ class Progress:
         rate = record.values.get("examples_per_second")
         if rate:
             self._rate = f"{rate:,.0f}/s"
+        if "learning_rate" in record.values:
+            self._learning_rate = f"  lr {record.values['learning_rate']:.2g}"
         if record.split == "eval":
             self._eval = phrase(record.values)
             self._keep_best(record)
@@ -129,15 +131,13 @@ class Progress:
         epoch = min(step, self.num_steps - 1) // self.steps_per_epoch + 1
         doing = self.clock.current and f"{self.clock.current} …"
         self._bar.update(self._task, epoch=f"epoch {epoch}/{epochs}", rate=self._rate, doing=doing)
-        rows = [("train", self._train), ("eval", self._eval), ("", self._best_text)]
+        rows = [
+            ("train", self._train and self._train + self._learning_rate),
+            ("eval", self._eval),
+            ("", self._best_text),
+        ]
         lines = [Text(f"  {name:<6} {text}", no_wrap=True, overflow="ellipsis") for name, text in rows if text]
         return Group(self._bar.get_renderable(), *lines)
-
-
-def status(what: str, *, mode: str = "auto") -> contextlib.AbstractContextManager[Any]:
-    """Says what is being done while the block runs: a line that moves on a terminal, nothing elsewhere."""
-    console = Console(file=sys.stderr)
-    return console.status(f"{what} …") if mode == "auto" and console.is_terminal else contextlib.nullcontext()
 
 
 def phrase(values: Mapping[str, Any]) -> str:

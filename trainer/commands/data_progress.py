@@ -1,8 +1,11 @@
-"""A bar for work on data that takes a while: decoding a split, copying it, looking for bad samples."""
+"""What a terminal shows of work that takes a while before training: a bar, or a line that says what is being done."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,3 +46,14 @@ class DataProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+@contextlib.contextmanager
+def status(what: str, *, moves: bool = True) -> Iterator[None]:
+    """Says what is being done while the block runs: a line that moves on a terminal, nothing elsewhere."""
+    if not moves or not sys.stderr.isatty():
+        yield
+        return
+    # A file of its own: TensorFlow's start takes standard error away for a while.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as file, Console(file=file).status(f"{what} …"):
+        yield

@@ -10,8 +10,8 @@ from loopwright import flags
 from loopwright.trainer.commands import workdir
 from loopwright.trainer.commit import MANIFEST, replace_file
 
-#: Phases that the table doesn't name one by one.
-_SMALL_SHARE = 0.03
+#: Phases that the table names, the largest ones, so that its line fits 80 columns.
+_NAMED = 4
 
 
 def write_summary(folder: pathlib.Path, goodput: dict[str, Any], *, monitor: str) -> None:
@@ -63,9 +63,9 @@ def report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool)
 
 
 def times(goodput: dict[str, Any]) -> str:
-    """Where the time went, in a line: "32 s: step 81%, compile 9%, …"; small phases aren't named."""
+    """Where the time went, in a line: "32 s: step 81%, compile 9%, …"; only the largest phases are named."""
     shares = sorted(goodput["share"].items(), key=lambda item: -item[1])
-    named = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= _SMALL_SHARE)
+    named = ", ".join(f"{name} {share:.0%}" for name, share in shares[:_NAMED])
     again = f", in {goodput['processes']} processes" if goodput["processes"] > 1 else ""
     return f"{duration(goodput['total_seconds'])}{again}: {named}"
 

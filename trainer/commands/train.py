@@ -11,6 +11,7 @@ from loopwright import flags, models
 from loopwright.trainer import commit
 from loopwright.trainer.clock import Clock
 from loopwright.trainer.commands import jobs, outcome, setup, watch, workdir
+from loopwright.trainer.commands.data_progress import status
 
 if TYPE_CHECKING:
     from loopwright.data import Feed
@@ -32,11 +33,12 @@ def run(argv: Sequence[str]) -> int:
     models.check_name(config.model.model)
     watch.profile_steps(config.run.profile_steps)
     clock = Clock()
-    setup.start_tensorflow(
-        deterministic=config.run.deterministic,
-        intra_op_threads=config.run.intra_op_threads,
-        inter_op_threads=config.run.inter_op_threads,
-    )
+    with status("starting TensorFlow", moves=config.run.progress == "auto"):
+        setup.start_tensorflow(
+            deterministic=config.run.deterministic,
+            intra_op_threads=config.run.intra_op_threads,
+            inter_op_threads=config.run.inter_op_threads,
+        )
     return _train(config, clock)
 
 
