@@ -10,6 +10,7 @@ from loopwright.flags.config import (
     Listing,
     Model,
     Optimization,
+    Parity,
     Report,
     Run,
     flag_values,
@@ -25,6 +26,7 @@ from loopwright.flags.parse import (
     define_flags,
     nearest,
     parse,
+    parse_matrix,
 )
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Listing",
     "Model",
     "Optimization",
+    "Parity",
     "Report",
     "Run",
     "UsageError",
@@ -48,6 +51,7 @@ __all__ = [
     "identity",
     "nearest",
     "parse",
+    "parse_matrix",
     "to_arguments",
     "to_flagfile",
 ]

@@ -66,6 +66,7 @@ def eager(*, clock: Clock | None = None) -> Execution:
     def bind(state: TrainState, step: Step, feed: Any) -> Run:
         batches = _Waiting(iter(feed(int(state.step))), clock)
         one = _counted(state, step)
+        state.window_names = ()
 
         def run(n: int) -> int:
             metrics = one(next(batches))

@@ -100,6 +100,10 @@ class Progress:
         self._bar.update(self._task, completed=int(state.step))
         self._train = phrase({name: float(mean) for name, mean in metrics.items()})
 
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     def write(self, record: Record) -> None:
         """Shows a record: as a line, or in the view."""
         rate = record.values.get("examples_per_second")
