@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.export import export_h5
     from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
-    from loopwright.trainer.objective import Outputs, classification
+    from loopwright.trainer.objective import Outputs, classification, regression
     from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
     from loopwright.trainer.parity import Certificate, certify
     from loopwright.trainer.precision import AbortOnSkips
@@ -63,6 +63,7 @@ _HOME = {
     "objective_from_keras": "from_keras",
     "predictor": "evaluation",
     "reduce_on_plateau": "control",
+    "regression": "objective",
     "step_from_keras": "from_keras",
     "train": "loop",
     "watched": "retrace",
@@ -101,6 +102,7 @@ __all__ = [
     "objective_from_keras",
     "predictor",
     "reduce_on_plateau",
+    "regression",
     "step_from_keras",
     "train",
     "watched",
