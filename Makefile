@@ -17,7 +17,7 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test faults faults-long lint format typecheck clean distclean
+.PHONY: help train test faults faults-long browser lint format typecheck clean distclean
 
 help:  ## List the jobs.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,11 @@ faults: $(DEV)  ## Kill, starve and damage real runs (about ten minutes), and pr
 faults-long: $(DEV)  ## The same with 200 kills at random moments.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
 	FAULTS=long $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
+
+browser: $(DEV)  ## Run the tests that look at TensorBoard and the report in Chromium; as root on Debian it installs that.
+	@{ command -v chromium && command -v chromedriver; } > /dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; }
+	$(BIN)/pytest tests/browser $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check

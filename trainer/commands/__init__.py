@@ -13,6 +13,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("loopwright.trainer.commands.train", "train a model, or go on where its run stopped"),
     "evaluate": Command("loopwright.trainer.commands.evaluate", "metrics of a run's checkpoint or of a model file"),
+    "report": Command("loopwright.trainer.commands.report", "one HTML page about a run, or several side by side"),
     "benchmark": Command("loopwright.trainer.commands.benchmark", "the loop against model.fit on the same job"),
     "verify_resume": Command(
         "loopwright.trainer.commands.verify_resume", "kill a run, resume it, and compare it to the bit"
@@ -22,4 +23,5 @@ COMMANDS = {
     ),
     "models": Command("loopwright.trainer.commands.models", "list the models, or summarise one"),
     "datasets": Command("loopwright.trainer.commands.datasets", "list the datasets, or describe one"),
+    "doctor": Command("loopwright.trainer.commands.doctor", "whether this machine is ready, and what to do if not"),
 }
