@@ -85,22 +85,27 @@ def last_step(workdir: pathlib.Path) -> int:
     return int(steps[-1]) if steps else 0
 
 
-def phase(workdir: pathlib.Path, began_at: int) -> str:
-    """In which phase a run was killed, as its folder tells; `began_at` is the step that the log of samples had before."""
+def phase(workdir: pathlib.Path, began_at: int, eval_every: int | None = None) -> str:
+    """In which phase a run was killed, as its folder tells.
+
+    Args:
+      began_at: the newest step in the log of samples before the run was started.
+      eval_every: steps between evaluations; None for one an epoch.
+    """
     left = [path.name for path in (workdir / "checkpoints").glob(".*")]
     if any("-deleted-" in name for name in left):
         return "deletion"
     if left:
         return "save"
+    step = last_step(workdir)
+    if step in (0, began_at):
+        return "start-up"
     if (workdir / "exports").is_dir():
         return "export"
-    step = last_step(workdir)
-    if step == 0 or step == began_at:
-        return "start-up"
+    every = eval_every or (_read(workdir / "run.json") or {}).get("steps_per_epoch", 1)
     records = [record for record in _lines(workdir / "metrics.jsonl") if record["step"] == step]
-    if any(record["split"] == "train" for record in records) and not any(r["split"] == "eval" for r in records):
-        return "steps or evaluation"
-    return "steps"
+    evaluated = any(record["split"] == "eval" for record in records)
+    return "evaluation" if step % every == 0 and not evaluated else "steps"
 
 
 def flip_byte(checkpoint: pathlib.Path) -> pathlib.Path:

@@ -70,7 +70,8 @@ def test_flipped_byte_damages_a_checkpoint(tmp_path: pathlib.Path) -> None:
 def test_phase_is_told_by_what_is_left(tmp_path: pathlib.Path) -> None:
     run = make_run(tmp_path)
     assert killing.phase(run, began_at=4) == "start-up"
-    assert killing.phase(run, began_at=0) == "steps"
+    assert killing.phase(run, began_at=0, eval_every=3) == "steps"
+    assert killing.phase(run, began_at=0, eval_every=2) == "evaluation"
     (run / "checkpoints" / ".tmp-1-00000006").mkdir()
     assert killing.phase(run, began_at=0) == "save"
     (run / "checkpoints" / ".tmp-1-deleted-00000003").mkdir()

@@ -59,7 +59,7 @@ def _verify(
         before = killing.last_step(killed)
         code = killing.run_until(command, killed, said, kill)
         if code is None:
-            phases[killing.phase(killed, before)] += 1
+            phases[killing.phase(killed, before, config.run.eval_every)] += 1
             _say(f"kill {number} of {len(kills)}: step {killing.last_step(killed)}")
             continue
         if code != 0:
