@@ -84,9 +84,10 @@ class Checkpoint:
     def __exit__(self, kind: object, *exc_info: object) -> None:
         try:
             self._background.join()
-        except TrainingError:
-            if kind is None:  # Another error is on its way already.
+        except TrainingError as error:
+            if kind is None:
                 raise
+            self.say(str(error))  # Another error is on its way already.
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
         if not self.asynchronous:

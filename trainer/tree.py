@@ -11,6 +11,8 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from loopwright.trainer.errors import TrainingError
+
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
 
@@ -134,7 +136,7 @@ class HostCopy:
     Its files are those that the tree itself gives. Keras variables can't be copied by TensorFlow's own asynchronous
     checkpoints, which make a new variable at every save.
 
-    Raises TypeError for a tree that holds tables or other state than variables.
+    Raises TrainingError for a tree that holds lookup tables or other resources than variables.
     """
 
     def __init__(self, root: Any) -> None:
@@ -156,8 +158,8 @@ class HostCopy:
                 # The dynamic shape, which the window has, must be the copy's too.
                 twin: Any = tf.Variable(tf.zeros_like(variable), shape=variable.shape, trainable=False)
                 self._copies.append((variable, twin))
-            elif isinstance(owner, tf.lookup.experimental.MutableHashTable | tf.lookup.experimental.DenseHashTable):
-                raise TypeError(f"{type(owner).__name__} can't be saved asynchronously")
+            elif isinstance(owner, tf.saved_model.experimental.TrackableResource):
+                raise TrainingError(f"{type(owner).__name__} can't be saved with --async_checkpoints", exit_code=2)
             else:
                 twin = tf.train.Checkpoint()
             self._kept[id(owner)] = (owner, twin)
