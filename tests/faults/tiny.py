@@ -28,14 +28,15 @@ def _scaled(x: tf.Tensor) -> tf.Tensor:
 
 
 def poison(x: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """NaN in the batch that holds sample 7, from the second epoch on."""
-    bad = tf.reduce_any((index == 7) & (epoch >= 1))
+    """NaN in place of sample 7, from the second epoch on."""
+    bad = ((index == 7) & (epoch >= 1))[:, tf.newaxis, tf.newaxis, tf.newaxis]
     return tf.where(bad, tf.constant(float("nan")), _scaled(x))
 
 
 def poison_all(x: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """NaN in every batch from the second epoch on."""
-    return tf.where(tf.reduce_any(epoch >= 1), tf.constant(float("nan")), _scaled(x))
+    bad = (epoch >= 1)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    return tf.where(bad, tf.constant(float("nan")), _scaled(x))
 
 
 def hang(x: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:

@@ -20,8 +20,8 @@ def poisoned(make_feed: Any) -> Callable[[int], Any]:
 
     def make(sample: int) -> Any:
         def poison(x: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-            nan = tf.reduce_any(index == sample)
-            return tf.where(nan, tf.constant(float("nan")), tf.cast(x, tf.float32) / 255)
+            bad = (index == sample)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+            return tf.where(bad, tf.constant(float("nan")), tf.cast(x, tf.float32) / 255)
 
         return make_feed(augment=poison)
 
