@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from loopwright.trainer.export import export_h5
     from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
-    from loopwright.trainer.objective import Outputs, classification
+    from loopwright.trainer.objective import Outputs, classification, regression
     from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
+    from loopwright.trainer.parity import Certificate, certify
     from loopwright.trainer.precision import AbortOnSkips
     from loopwright.trainer.records import JsonLines, Log, TensorBoard
     from loopwright.trainer.state import TrainState
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AbortOnSkips": "precision",
+    "Certificate": "parity",
     "Checkpoint": "checkpoint",
     "Evaluate": "evaluation",
     "Hook": "loop",
@@ -42,6 +44,7 @@ _HOME = {
     "TrainingError": "errors",
     "at_end": "loop",
     "averaged_weights": "optimizers",
+    "certify": "parity",
     "choose": "choose",
     "classification": "objective",
     "eager": "execution",
@@ -57,6 +60,7 @@ _HOME = {
     "make_schedule": "optimizers",
     "objective_from_keras": "from_keras",
     "reduce_on_plateau": "control",
+    "regression": "objective",
     "step_from_keras": "from_keras",
     "train": "loop",
     "xla": "execution",
@@ -64,6 +68,7 @@ _HOME = {
 
 __all__ = [
     "AbortOnSkips",
+    "Certificate",
     "Checkpoint",
     "Evaluate",
     "Hook",
@@ -76,6 +81,7 @@ __all__ = [
     "TrainingError",
     "at_end",
     "averaged_weights",
+    "certify",
     "choose",
     "classification",
     "eager",
@@ -91,6 +97,7 @@ __all__ = [
     "make_schedule",
     "objective_from_keras",
     "reduce_on_plateau",
+    "regression",
     "step_from_keras",
     "train",
     "xla",
