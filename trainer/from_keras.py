@@ -44,7 +44,8 @@ class KerasObjective:
             return tf.zeros([1, *spec.shape[1:]], spec.dtype)
 
         self._carry(model)
-        self(model, tf.nest.map_structure(zeros, dict(batch_spec)), training=False)
+        batch = {key: tf.nest.map_structure(zeros, spec) for key, spec in batch_spec.items() if key != "mask"}
+        self(model, batch, training=False)
         self._carrier.reset_metrics()
         return self
 
@@ -84,7 +85,7 @@ class KerasObjective:
         self._carrier.compile(**self._options)
 
     def _weights(self, batch: Mapping[str, Any]) -> Any:
-        """Sample weights, multiplied by those of the classes, as `fit` makes them of a dataset."""
+        """Sample weights, or those of the classes; where there are both, which `fit` refuses, they multiply."""
         weight = batch.get("sample_weight")
         if not self._class_weight:
             return weight
@@ -188,8 +189,8 @@ def keras_callback(
     state.model.stop_training = False
     callback.set_model(state.model)
     callback.set_params({"verbose": 0, "epochs": 1, "steps": steps_per_epoch})
-    callback.on_train_begin()
-    callback.on_epoch_begin(int(state.step) // steps_per_epoch)
+    callback.on_train_begin({})
+    callback.on_epoch_begin(int(state.step) // steps_per_epoch, {})
 
     def epoch_end(state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
         logs = {key: float(value) for key, value in metrics.items()}
@@ -199,9 +200,9 @@ def keras_callback(
         callback.on_epoch_end(epoch - 1, logs)
         if state.model.stop_training:
             raise StopTraining(f"{name} asked to stop")
-        callback.on_epoch_begin(epoch)
+        callback.on_epoch_begin(epoch, {})
 
-    return every(steps_per_epoch, epoch_end, at_last=False), at_end(lambda state, metrics: callback.on_train_end())
+    return every(steps_per_epoch, epoch_end, at_last=False), at_end(lambda state, metrics: callback.on_train_end({}))
 
 
 def _overrides(callback: keras.callbacks.Callback, method: str) -> bool:

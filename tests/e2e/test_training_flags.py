@@ -23,8 +23,20 @@ def records(run: pathlib.Path, split: str) -> list[dict[str, Any]]:
 
 
 def test_gradient_tools_work_together(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    words = ["--train_steps=16", "--gradient_accumulation=2", "--ema_decay=0.9", "--label_smoothing=0.1", "--clip_norm=1"]
-    words += ["--optimizer=adamw", "--weight_decay=0.01", "--schedule=piecewise", "--boundaries=2,4", "--decay_factor=0.5"]
+    words = [
+        "--train_steps=16",
+        "--gradient_accumulation=2",
+        "--ema_decay=0.9",
+        "--label_smoothing=0.1",
+        "--clip_norm=1",
+    ]
+    words += [
+        "--optimizer=adamw",
+        "--weight_decay=0.01",
+        "--schedule=piecewise",
+        "--boundaries=2,4",
+        "--decay_factor=0.5",
+    ]
     words += ["--log_norms", "--metrics=accuracy,top_5,auc,f1", "--log_every=4", "--monitor=auc", "--workdir=run"]
     result = loopwright(*BASE, f"--data_dir={mnist_dir}", *words)
     assert result.code == 0, result.err
@@ -117,7 +129,13 @@ def test_float16_tells_of_the_updates_that_it_skips(
     loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "overflowing.py").write_text(OVERFLOWING)
-    words = [*BASE, f"--data_dir={mnist_dir}", "--model=overflowing:net", "--precision=mixed_float16", "--train_steps=20"]
+    words = [
+        *BASE,
+        f"--data_dir={mnist_dir}",
+        "--model=overflowing:net",
+        "--precision=mixed_float16",
+        "--train_steps=20",
+    ]
     result = loopwright(*words, "--log_every=10", "--workdir=run")
     assert result.code == 0, result.err
     first, last = records(tmp_path / "run", "train")

@@ -149,7 +149,7 @@ def uncompilable() -> keras.Model:
 
 
 def test_xla_of_what_it_can_not_compile_is_told_in_one_line(trained: Any) -> None:
-    with pytest.raises(trainer.TrainingError, match="PyFunc.*--execution=graph") as error:
+    with pytest.raises(trainer.TrainingError, match=r"PyFunc.*--execution=graph") as error:
         trained(trainer.xla(3), model=uncompilable)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400

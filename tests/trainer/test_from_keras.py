@@ -55,6 +55,12 @@ CASES: dict[str, Callable[[], tuple[Any, Any, dict[str, Any], Any]]] = {
         one_output,
         data(weights=True, one_hot=True),
         {"loss": keras.losses.CategoricalCrossentropy(), "metrics": [auc()], "weighted_metrics": ["accuracy", auc()]},
+        None,
+    ),
+    "classes": lambda: (
+        one_output,
+        data(),
+        {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], "weighted_metrics": ["accuracy"]},
         {0: 0.5, 2: 3.0, 1: 1.0},
     ),
     "two_outputs": lambda: (
@@ -264,6 +270,21 @@ def test_metrics_are_restored_in_the_middle_of_a_window(tmp_path: Any) -> None:
 def test_metrics_before_build_are_refused() -> None:
     with pytest.raises(ValueError, match=r"build\(model"):
         _ = trainer.objective_from_keras("mse", ["mae"]).metrics
+
+
+def test_class_weights_multiply_sample_weights() -> None:
+    given, model = data(weights=True), one_output()
+    objective = trainer.objective_from_keras("sparse_categorical_crossentropy", class_weight={1: 4.0})
+    plain = trainer.objective_from_keras("sparse_categorical_crossentropy")
+    both = {**given, "sample_weight": given["sample_weight"] * np.where(given["y"] == 1, 4, 1)}
+    ours, expected = (
+        float(f({key: tf.constant(part) for key, part in batch.items()}).loss)
+        for f, batch in (
+            (lambda batch: objective(model, batch, training=False), given),
+            (lambda batch: plain(model, batch, training=False), both),
+        )
+    )
+    assert ours == pytest.approx(expected, rel=1e-6)
 
 
 def test_class_weights_of_two_outputs_are_refused() -> None:
