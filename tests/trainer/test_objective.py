@@ -61,17 +61,17 @@ def classes(**extra: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_label_smoothing_and_class_weights_are_those_of_keras() -> None:
-    batch = {name: tf.constant(part) for name, part in classes().items()}
-    model = linear(outputs=6)
+    data, model = classes(), linear(outputs=6)
+    batch = {name: tf.constant(part) for name, part in data.items()}
     objective = trainer.classification(from_logits=True, label_smoothing=0.2, class_weight={1: 3.0, 4: 0.5})
-    weights = np.select([batch["y"] == 1, batch["y"] == 4], [3.0, 0.5], 1.0)
-    smooth = np.eye(6)[batch["y"]] * 0.8 + 0.2 / 6
+    weights = np.select([data["y"] == 1, data["y"] == 4], [3.0, 0.5], 1.0)
+    smooth = np.eye(6)[data["y"]] * 0.8 + 0.2 / 6
     logits = model(batch["x"]).numpy().astype(np.float64)
     losses = np.log(np.exp(logits).sum(axis=1)) - (smooth * logits).sum(axis=1)
     outputs = objective(model, batch, training=False)
     assert float(outputs.loss) == pytest.approx((weights * losses).mean(), rel=1e-5)
     correct, count = outputs.metrics["accuracy"]
-    assert float(correct / count) == pytest.approx((logits.argmax(axis=1) == batch["y"]).mean())
+    assert float(correct / count) == pytest.approx((logits.argmax(axis=1) == data["y"]).mean())
 
 
 @pytest.mark.parametrize("pad", [False, True], ids=["ragged", "padded"])
