@@ -17,7 +17,7 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test lint format typecheck clean distclean
+.PHONY: help train test browser lint format typecheck clean distclean
 
 help:  ## List the jobs.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,11 @@ train: $(DEMO)  ## Train the default model on the embedded dataset; run again, i
 
 test: $(DEV)  ## Run the tests.
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+browser: $(DEV)  ## Run the tests that look at TensorBoard and the report in Chromium; as root on Debian it installs that.
+	@{ command -v chromium && command -v chromedriver; } > /dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; }
+	$(BIN)/pytest tests/browser $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check
