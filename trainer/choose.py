@@ -37,29 +37,39 @@ def choose(
     Raises TrainingError when no candidate runs, or when the state isn't what it was, by hash.
     """
     before, hashes, names = state.tensors(), state.hashes(), state.window_names
+    try:
+        seconds, failed = _measure(state, step, feed, candidates, steps, repeats)
+    finally:
+        state.assign(before)
+        state.window_names = names
+    if not seconds:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise TrainingError(f"no execution can run this step ({reasons})")
+    changed = [name for name, value in state.hashes().items() if value != hashes[name]]
+    if changed:
+        raise TrainingError(f"measuring the executions changed {', '.join(changed)}; name one with --execution")
+    milliseconds = {name: statistics.median(times) / steps * 1e3 for name, times in seconds.items()}
+    return Choice(min(milliseconds, key=lambda name: milliseconds[name]), milliseconds, failed)
+
+
+def _measure(
+    state: TrainState, step: Step, feed: Any, candidates: Mapping[str, Execution], steps: int, repeats: int
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """The seconds of each candidate that runs, and why the others don't."""
     runs: dict[str, Run] = {}
     failed: dict[str, str] = {}
     for name, execution in candidates.items():
         try:
-            run = execution(state, step, feed)
-            _seconds(state, run, steps)
+            runs[name] = execution(state, step, feed)
+            _seconds(state, runs[name], steps)
         except TrainingError as error:
+            runs.pop(name, None)
             failed[name] = str(error)
-        else:
-            runs[name] = run
-    if not runs:
-        raise TrainingError(f"no execution can run this step: {failed}")
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             seconds[name].append(_seconds(state, run, steps))
-    state.assign(before)
-    state.window_names = names
-    if state.hashes() != hashes:
-        changed = [name for name, value in state.hashes().items() if value != hashes[name]]
-        raise TrainingError(f"measuring the executions changed {', '.join(changed)}; name one with --execution")
-    milliseconds = {name: statistics.median(times) / steps * 1e3 for name, times in seconds.items()}
-    return Choice(min(milliseconds, key=lambda name: milliseconds[name]), milliseconds, failed)
+    return seconds, failed
 
 
 def _seconds(state: TrainState, run: Run, steps: int) -> float:

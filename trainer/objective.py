@@ -128,11 +128,18 @@ def row_weights(batch: Mapping[str, Any], class_weight: Mapping[int, float] | No
     """The weight `[B]` of each row: sample and class weights, zero where the row is padding; None where all count alike."""
     parts = [tf.cast(batch[key], tf.float32) for key in ("sample_weight", "mask") if key in batch]
     if class_weight:
-        table = [class_weight.get(label, 1.0) for label in range(max(class_weight) + 1)]
-        labels = tf.cast(batch["y"], tf.int64)
-        known = labels < len(table)
-        parts.append(tf.where(known, tf.gather(tf.constant(table, tf.float32), tf.where(known, labels, 0)), 1.0))
+        parts.append(class_weights(batch["y"], class_weight))
     weights = parts[:1]
     for part in parts[1:]:
         weights = [weights[0] * part]
     return weights[0] if weights else None
+
+
+def class_weights(labels: tf.Tensor, class_weight: Mapping[int, float]) -> tf.Tensor:
+    """The weight `[B]` float32 of each label's class, 1 where none is given; labels are `[B]`, `[B, 1]` or one-hot."""
+    if labels.shape.rank == 2:
+        labels = labels[:, 0] if labels.shape[-1] == 1 else tf.argmax(labels, axis=-1)
+    table = tf.constant([class_weight.get(label, 1.0) for label in range(max(class_weight) + 1)], tf.float32)
+    labels = tf.cast(labels, tf.int64)
+    known = labels < len(table)
+    return tf.where(known, tf.gather(table, tf.where(known, labels, 0)), 1.0)

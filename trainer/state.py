@@ -64,9 +64,10 @@ class TrainState:
 
     @property
     def seeds(self) -> list[tf.Variable]:
-        """States of the model's seed generators (dropout and its kin), which `tf.train.Checkpoint` misses."""
-        weights = {id(variable) for variable in self.model.weights}
-        return [variable.value for variable in self.model.variables if id(variable) not in weights]
+        """States of the models' seed generators (dropout and its kin), which `tf.train.Checkpoint` misses."""
+        models = [self.model, *(extra for extra in self.extras.values() if isinstance(extra, keras.Model))]
+        weights = {id(variable) for model in models for variable in model.weights}
+        return [variable.value for model in models for variable in model.variables if id(variable) not in weights]
 
     def trackables(self) -> dict[str, Any]:
         """What a checkpoint holds, by the names that `tf.train.Checkpoint(**trackables)` gives it."""
@@ -108,13 +109,18 @@ class TrainState:
 
     def variables(self) -> dict[str, Any]:
         """Every variable of the state by a readable name: what two runs must agree on to be equal to the bit."""
-        named = {f"model/{v.path}": v.value for v in self.model.weights}
+        named: dict[str, Any] = {}
+        for v in self.model.weights:
+            name = f"model/{v.path}"
+            named[name if name not in named else f"{name}#{len(named)}"] = v.value  # names of layers may repeat
         named |= {f"seeds/{i}": v for i, v in enumerate(self.seeds)}
         named |= {f"optimizer/{i}/{v.path}": v.value for i, v in enumerate(self.optimizer.variables)}
         named |= {"step": self.step, "window": self.window}
         named |= {f"metrics/{i}": v for i, v in enumerate(self.trackables()["metrics"])}
         for name, extra in self.extras.items():
             variables = [extra] if isinstance(extra, tf.Variable) else extra.variables
+            if isinstance(extra, keras.Model):
+                variables = extra.weights  # its seeds are among the seeds
             named |= {f"extras/{name}/{i}": variable for i, variable in enumerate(variables)}
         return named
 

@@ -46,7 +46,12 @@ def test_model_table_says_how_the_model_ends(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "parameters"),
-    [("cnn", (32, 32, 3), 122_570), ("cnn_subclass", (32, 32, 3), 42_442), ("mlp", (28, 28, 1), 101_770)],
+    [
+        ("cnn", (32, 32, 3), 122_570),
+        ("cnn_subclass", (32, 32, 3), 42_442),
+        ("mlp", (28, 28, 1), 101_770),
+        ("resnet20", (32, 32, 3), 271_098),
+    ],
 )
 def test_model_has_exactly_its_parameters(name: str, shape: tuple[int, ...], parameters: int) -> None:
     assert models.create(name, shape, 10).count_params() == parameters

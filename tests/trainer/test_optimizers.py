@@ -103,3 +103,61 @@ def test_make_optimizer_refuses_an_unknown_name() -> None:
 def test_numbers_of_the_update_are_float32() -> None:
     schedule = trainer.make_schedule("cosine", 1.0, warmup_steps=2, total_steps=10)
     assert schedule(tf.constant(3, tf.int64)).dtype == np.float32
+
+
+def test_piecewise_schedule_falls_at_each_boundary() -> None:
+    schedule = trainer.make_schedule("piecewise", 0.8, boundaries=[3, 5], factor=0.5, warmup_steps=2)
+    assert rates(schedule, [0, 1, 2, 3, 4, 5, 99]) == pytest.approx([0, 0.4, 0.8, 0.4, 0.4, 0.2, 0.2])
+    again = type(schedule).from_config(schedule.get_config())
+    assert rates(again, list(range(7))) == rates(schedule, list(range(7)))
+
+
+@pytest.mark.parametrize("boundaries", [[], [5, 3], [3, 3]])
+def test_piecewise_schedule_wants_ascending_boundaries(boundaries: list[int]) -> None:
+    with pytest.raises(ValueError, match="ascending"):
+        trainer.make_schedule("piecewise", 0.8, boundaries=boundaries)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_weight_decay_spares_biases_and_norms(precision: str) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()])
+    for variable in model.trainable_variables:
+        variable.assign(tf.ones_like(variable))
+    optimizer = trainer.make_optimizer("adamw", 0.1, weight_decay=0.5, precision=precision, model=model)
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([tf.zeros_like(variable) for variable in model.trainable_variables], model.trainable_variables)
+    decayed = {variable.path.split("/")[-1]: float(tf.reduce_max(variable)) for variable in model.trainable_variables}
+    assert decayed == pytest.approx({"kernel": 0.95, "bias": 1, "gamma": 1, "beta": 1})
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_averaged_weights_are_inside_the_block_only(precision: str) -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    optimizer = trainer.make_optimizer("sgd", 1.0, momentum=0.0, ema_decay=0.75, precision=precision, model=model)
+    optimizer.build(model.trainable_variables)
+    scale = float(optimizer.scale_loss(tf.constant(1.0)))
+    kernel = model.trainable_variables[0]
+    with trainer.averaged_weights(model, optimizer):
+        assert float(kernel[0, 0]) == 1  # no update yet, no average
+    for _ in range(2):
+        optimizer.apply([tf.constant([[-scale]])], [kernel])
+    with trainer.averaged_weights(model, optimizer):
+        assert float(kernel[0, 0]) == pytest.approx(0.75 * 2 + 0.25 * 3)  # the average begins at the first update
+    assert float(kernel[0, 0]) == 3
+    with pytest.raises(RuntimeError), trainer.averaged_weights(model, optimizer):
+        raise RuntimeError
+    assert float(kernel[0, 0]) == 3
+
+
+def test_clipping_by_norm_and_by_value() -> None:
+    def moved(**options: float) -> list[float]:
+        variables = [keras.Variable([0.0]), keras.Variable([0.0])]
+        trainer.make_optimizer("sgd", 1.0, momentum=0.0, **options).apply(
+            [tf.constant([3.0]), tf.constant([-4.0])], variables
+        )
+        return [float(variable[0]) for variable in variables]
+
+    assert moved(clip_norm=1.0) == pytest.approx([-0.6, 0.8])
+    assert moved(clip_value=2.0) == [-2, 2]
+    with pytest.raises(ValueError, match=r"clip_norm=1.0 and --clip_value=2.0"):
+        moved(clip_norm=1.0, clip_value=2.0)

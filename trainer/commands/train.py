@@ -71,8 +71,9 @@ def _train(config: flags.Config, clock: Clock) -> int:
         norms=config.run.log_norms,
         skip_nonfinite=config.run.on_nonfinite == "skip",
     )
+    _check_control(config, job)
     config = _with_run(config, workdir=config.run.workdir or workdir.default_workdir(config))
-    measured = None
+    measured: dict[str, Any] = {}
     if config.run.execution == "auto":
         config, measured = _resolve_execution(config, job, feed)
     with workdir.open_workdir(config) as folder:
@@ -102,7 +103,7 @@ def _train_in(
         {
             "dataset_fingerprint": dataset.fingerprint,
             "execution": config.run.execution,
-            "execution_measured_ms": measured,
+            **measured,
             "parameters": state.model.count_params(),
             "steps_per_epoch": epoch,
             "feed": dataset.kind(dataset.train_split),
@@ -133,7 +134,7 @@ def _train_in(
         if samples is not None:
             samples.flush()
 
-    control = _control(config, evaluate, job)
+    control = _control(config, evaluate)
     state.extras |= control
     checkpoint = trainer.Checkpoint(
         folder / "checkpoints",
@@ -198,10 +199,10 @@ def _with_run(config: flags.Config, **changes: Any) -> flags.Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))
 
 
-def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> tuple[flags.Config, dict[str, Any] | None]:
+def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> tuple[flags.Config, dict[str, Any]]:
     """What `auto` stands for: what the folder's run was begun with, or the fastest of graph and xla, measured now.
 
-    Gives the milliseconds a step, too, where they were measured.
+    Gives a fact for run.json, too: the milliseconds a step, where they were measured.
     """
     from loopwright import trainer
 
@@ -210,7 +211,7 @@ def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> tuple
     if before is not None:
         resolved = _with_run(config, execution=before.run.execution)
         if not workdir.identity_differences(folder, resolved):
-            return resolved, None
+            return resolved, {}
     candidates = {name: jobs.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
     choice = trainer.choose(job.state, job.step, feed, candidates)
     for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):
@@ -218,30 +219,35 @@ def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> tuple
     for name, reason in choice.failed.items():
         print(f"execution {name}: {reason}", file=sys.stderr)
     print(f"execution {choice.name} is chosen", file=sys.stderr)
-    return _with_run(config, execution=choice.name), choice.milliseconds
+    return _with_run(config, execution=choice.name), {"execution_measured_ms": choice.milliseconds}
 
 
-def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[str, Any]:
+def _check_control(config: flags.Config, job: jobs.Job) -> None:
+    """Raises UsageError for a --monitor that isn't evaluated, or a --reduce_on_plateau that can't lower the rate."""
+    run, optimization = config.run, config.optimization
+    names = {"loss", "accuracy", *(metric.name for metric in job.state.metrics)}
+    if run.monitor not in names:
+        raise flags.UsageError(f"--monitor={run.monitor}: no such metric; {flags.nearest(run.monitor, sorted(names))}")
+    if run.reduce_on_plateau is None:
+        return
+    if optimization.schedule != "constant" or optimization.warmup_steps:
+        raise flags.UsageError(
+            f"--reduce_on_plateau={run.reduce_on_plateau} needs a constant rate, not --schedule={optimization.schedule} "
+            f"with --warmup_steps={optimization.warmup_steps}"
+        )
+    if optimization.decay_factor >= 1:
+        raise flags.UsageError(f"--decay_factor={optimization.decay_factor}: a lower rate needs less than 1")
+
+
+def _control(config: flags.Config, evaluate: Evaluate) -> dict[str, Any]:
     """The hooks that steer by --monitor, by the names under which the state keeps what they remember."""
     from loopwright import trainer
 
-    names = {"loss", "accuracy", *(metric.name for metric in job.state.metrics)}
-    if config.run.monitor not in names:
-        raise flags.UsageError(
-            f"--monitor={config.run.monitor}: no such metric; {flags.nearest(config.run.monitor, names)}"
-        )
-    hooks: dict[str, Any] = {}
-    if config.run.reduce_on_plateau is not None:
-        if config.optimization.schedule != "constant" or config.optimization.warmup_steps:
-            raise flags.UsageError(
-                f"--reduce_on_plateau={config.run.reduce_on_plateau} needs a constant rate, not "
-                f"--schedule={config.optimization.schedule} with --warmup_steps={config.optimization.warmup_steps}"
-            )
-        if config.optimization.decay_factor >= 1:
-            raise flags.UsageError(f"--decay_factor={config.optimization.decay_factor}: a lower rate needs less than 1")
-        hooks["reduce_on_plateau"] = trainer.reduce_on_plateau(
-            evaluate, config.run.monitor, config.run.reduce_on_plateau, config.optimization.decay_factor
-        )
+    run = config.run
     # Always there, so that a run may be given --early_stop, or another, when it goes on.
-    hooks["early_stop"] = trainer.early_stop(evaluate, config.run.monitor, config.run.early_stop)
+    hooks: dict[str, Any] = {"early_stop": trainer.early_stop(evaluate, run.monitor, run.early_stop)}
+    if run.reduce_on_plateau is not None:
+        hooks["reduce_on_plateau"] = trainer.reduce_on_plateau(
+            evaluate, run.monitor, run.reduce_on_plateau, config.optimization.decay_factor
+        )
     return hooks

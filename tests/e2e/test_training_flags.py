@@ -1,0 +1,210 @@
+"""What `loopwright train` makes of the flags for executions, precision, gradients and metrics."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from loopwright import flags
+from loopwright.flags.config import flag_values
+
+BASE = ("train", "--model=mlp", "--train_split=train[:200]", "--eval_split=test[:100]", "--batch_size=20")
+
+
+def records(run: pathlib.Path, split: str) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]
+
+
+def test_gradient_tools_work_together(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = [
+        "--train_steps=16",
+        "--gradient_accumulation=2",
+        "--ema_decay=0.9",
+        "--label_smoothing=0.1",
+        "--clip_norm=1",
+    ]
+    words += [
+        "--optimizer=adamw",
+        "--weight_decay=0.01",
+        "--schedule=piecewise",
+        "--boundaries=2,4",
+        "--decay_factor=0.5",
+    ]
+    words += ["--log_norms", "--metrics=accuracy,top_5,auc,f1", "--log_every=4", "--monitor=auc", "--workdir=run"]
+    result = loopwright(*BASE, f"--data_dir={mnist_dir}", *words)
+    assert result.code == 0, result.err
+    run = tmp_path / "run"
+    train, evals = records(run, "train"), records(run, "eval")
+    assert [record["learning_rate"] for record in train] == pytest.approx([5e-4, 2.5e-4, 2.5e-4, 2.5e-4])
+    for record in train:
+        assert 0 < record["update_norm"] < record["gradient_norm"] < record["parameter_norm"]
+    for record in (*train, *evals):
+        assert 0 <= record["f1"] <= record["auc"] <= record["top_5"] <= 1 or record["top_5"] > record["accuracy"]
+    newest = evals[-1]
+    assert (0.5 < newest["auc"] <= 1, newest["top_5"] > newest["accuracy"]) == (True, True)
+
+    # The averaged weights are what was evaluated, and what is exported.
+    again = loopwright("evaluate", f"--data_dir={mnist_dir}", "--workdir=run", "--json").json
+    assert again["metrics"] == {name: newest[name] for name in again["metrics"]}
+    exported = loopwright(
+        "evaluate", f"--data_dir={mnist_dir}", "--workdir=run", "--restore_from=run/exports/model.h5", "--json"
+    ).json
+    assert exported["metrics"]["accuracy"] == newest["accuracy"]
+    assert exported["metrics"]["loss"] != newest["loss"]  # a file holds no label smoothing
+
+
+CHOOSES = """
+import json, sys
+from loopwright.trainer.__main__ import main
+code = main(sys.argv[1:])
+import tensorflow as tf
+threads = tf.config.threading
+print(json.dumps([code, threads.get_intra_op_parallelism_threads(), threads.get_inter_op_parallelism_threads()]))
+"""
+
+
+def test_auto_writes_down_what_it_chose_and_a_run_that_goes_on_keeps_it(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = [*BASE, f"--data_dir={mnist_dir}", "--execution=auto", "--steps_per_call=5"]
+    argv = [*words, "--train_steps=10", "--intra_op_threads=1", "--inter_op_threads=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", CHOOSES, *argv], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, 1, 2], done.stderr
+    table = dict(re.findall(r"^execution (graph|xla): ([\d.]+) ms a step$", done.stderr, re.MULTILINE))
+    (chosen,) = re.findall(r"^execution (\w+) is chosen$", done.stderr, re.MULTILINE)
+    assert chosen == min(table, key=lambda name: float(table[name]))
+    (run,) = (tmp_path / "runs").iterdir()
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["execution"] == chosen
+    assert set(facts["execution_measured_ms"]) == set(table) == {"graph", "xla"}
+    assert f"--execution={chosen}" in (run / "flags.txt").read_text().splitlines()
+
+    result = loopwright(*words, "--train_steps=20")
+    assert (result.code, "ms a step" in result.err) == (0, False)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+    assert json.loads((run / "summary.json").read_text())["step"] == 20
+    assert json.loads((run / "run.json").read_text())["execution"] == chosen
+
+
+def test_early_stop_ends_a_run_and_more_patience_goes_on(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = [*BASE, f"--data_dir={mnist_dir}", "--learning_rate=1e-30", "--eval_every=2", "--train_steps=50"]
+    words += ["--workdir=run", "--monitor=loss", "--reduce_on_plateau=1", "--log_every=2", "--log_norms"]
+    result = loopwright(*words, "--early_stop=2", "--execution=xla", "--steps_per_call=5")
+    assert result.code == 0, result.err
+    assert "stopped early: loss has not improved for 2 evaluations" in result.err
+    train = records(tmp_path / "run", "train")
+    assert [record["step"] for record in train] == [2, 4, 6]
+    rates = [record["learning_rate"] for record in train]
+    assert rates[1] / rates[0] == pytest.approx(1)
+    assert rates[2] / rates[1] == pytest.approx(0.1)
+    again = loopwright(*words, "--early_stop=2", "--execution=xla")
+    assert "This run is finished: it took 6 steps" in again.out
+    # Without norms from here on: a window may hold other metrics than before.
+    longer = loopwright(*words, "--early_stop=4", "--execution=xla", "--nolog_norms")
+    assert (longer.code, records(tmp_path / "run", "train")[-1]["step"]) == (0, 10)
+
+
+OVERFLOWING = """
+import keras
+
+
+def net(input_shape, num_classes):
+    layers = [keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(num_classes, name="first")]
+    return keras.Sequential([*layers, keras.layers.Rescaling(1e4), keras.layers.Activation("linear", dtype="float32")])
+"""
+
+
+def test_float16_tells_of_the_updates_that_it_skips(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "overflowing.py").write_text(OVERFLOWING)
+    words = [
+        *BASE,
+        f"--data_dir={mnist_dir}",
+        "--model=overflowing:net",
+        "--precision=mixed_float16",
+        "--train_steps=20",
+    ]
+    result = loopwright(*words, "--log_every=10", "--workdir=run")
+    assert result.code == 0, result.err
+    first, last = records(tmp_path / "run", "train")
+    assert first["skipped_steps"] == last["skipped_steps"] == 7
+    assert first["loss_scale"] == last["loss_scale"] == 2.0 ** (15 - 7)
+    assert "step 10: 7 updates skipped so far; the gradient of first/kernel is not finite, loss scale 256" in " ".join(
+        result.err.split()
+    )
+    assert result.err.count("skipped so far") == 1
+    failed = loopwright(*words, "--max_skipped_steps=3", "--workdir=other")
+    assert failed.code == 1
+    assert "updates in a row were skipped" in failed.err.splitlines()[-1]
+    assert "--max_skipped_steps" in failed.err.splitlines()[-1]
+
+
+def test_freeze_leaves_variables_as_they_were(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = [*BASE, f"--data_dir={mnist_dir}", "--model=mlp", "--optimizer=adamw"]
+    assert loopwright(*words, "--freeze=dense/", "--train_steps=2", "--workdir=run").code == 0
+    keras.utils.set_random_seed(0)
+    from loopwright import models
+
+    fresh = models.create("mlp", (28, 28, 1), 10)
+    model = keras.models.load_model(tmp_path / "run" / "exports" / "model.h5")
+    equal = [np.array_equal(a.numpy(), b.numpy()) for a, b in zip(fresh.weights, model.weights, strict=True)]
+    assert equal == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--boundaries=2"], ["--boundaries=2", "--schedule=piecewise"]),
+        (["--schedule=piecewise"], ["--boundaries="]),
+        (["--schedule=piecewise", "--boundaries=4,2"], ["--boundaries=4,2", "ascending"]),
+        (["--schedule=piecewise", "--boundaries=a"], ["--boundaries=a", "ascending"]),
+        (["--freeze=no_such"], ["--freeze=no_such", "none of the 4 variables", "dense/kernel"]),
+        (["--freeze=."], ["--freeze=.", "all of the 4 variables"]),
+        (["--freeze=("], ["--freeze=(", "no regular expression"]),
+        (["--metrics=acuracy"], ["--metrics=acuracy", "accuracy, top_5, auc, f1"]),
+        (["--monitor=auc"], ["--monitor=auc", "accuracy"]),
+        (["--clip_norm=1", "--clip_value=1"], ["--clip_norm=1", "--clip_value=1"]),
+        (["--schedule=cosine", "--reduce_on_plateau=1"], ["--reduce_on_plateau=1", "constant"]),
+        (["--reduce_on_plateau=1", "--decay_factor=2"], ["--decay_factor=2", "less than 1"]),
+    ],
+    ids=lambda part: " ".join(part),
+)
+def test_flags_that_contradict_each_other_exit_2(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, words: list[str], parts: list[str]
+) -> None:
+    result = loopwright(*BASE, f"--data_dir={mnist_dir}", "--train_steps=4", "--workdir=run", *words)
+    assert result.code == 2, result.err
+    assert len(result.err.splitlines()) == 1
+    assert all(part in result.err for part in parts), result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_of_the_guide_runs_and_its_python_too(
+    loopwright: Any, mnist_dir: pathlib.Path, repository: pathlib.Path
+) -> None:
+    guide = (repository / "docs" / "training.md").read_text()
+    (command,) = re.findall(r"^loopwright (train .*)$", guide, re.MULTILINE)
+    words = [*command.split(), f"--data_dir={mnist_dir}", "--train_steps=4", "--train_split=train[:200]"]
+    assert loopwright(*words).code == 0
+    program = "\n".join(re.findall(r"```python\n(.*?)```", guide, re.DOTALL))
+    exec(compile(program, "training.md", "exec"), {})
+
+
+def test_guide_names_flags_that_are_there(repository: pathlib.Path) -> None:
+    guide = (repository / "docs" / "training.md").read_text()
+    known = set(flag_values(flags.Config()))
+    named = set(re.findall(r"--([a-z_]{3,})", guide)) - {"helpfull"}
+    assert named
+    assert named <= known
