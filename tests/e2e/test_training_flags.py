@@ -44,11 +44,12 @@ def test_gradient_tools_work_together(loopwright: Any, mnist_dir: pathlib.Path, 
     train, evals = records(run, "train"), records(run, "eval")
     assert [record["learning_rate"] for record in train] == pytest.approx([5e-4, 2.5e-4, 2.5e-4, 2.5e-4])
     for record in train:
-        assert 0 < record["update_norm"] < record["gradient_norm"] < record["parameter_norm"]
-    for record in (*train, *evals):
-        assert 0 <= record["f1"] <= record["auc"] <= record["top_5"] <= 1 or record["top_5"] > record["accuracy"]
+        assert 0 < record["update_norm"] < record["parameter_norm"]
+        assert record["gradient_norm"] > 0
     newest = evals[-1]
-    assert (0.5 < newest["auc"] <= 1, newest["top_5"] > newest["accuracy"]) == (True, True)
+    assert 0.5 < newest["auc"] <= 1
+    assert newest["accuracy"] < newest["top_5"] <= 1
+    assert 0 < newest["f1"] < 1
 
     # The averaged weights are what was evaluated, and what is exported.
     again = loopwright("evaluate", f"--data_dir={mnist_dir}", "--workdir=run", "--json").json
