@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loopwright.trainer.checkpoint import Checkpoint
-    from loopwright.trainer.choose import choose
+    from loopwright.trainer.choice import choose
     from loopwright.trainer.control import early_stop, reduce_on_plateau
     from loopwright.trainer.errors import TrainingError
     from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator, predictor
@@ -47,7 +47,7 @@ _HOME = {
     "at_end": "loop",
     "averaged_weights": "optimizers",
     "certify": "parity",
-    "choose": "choose",
+    "choose": "choice",
     "classification": "objective",
     "eager": "execution",
     "early_stop": "control",

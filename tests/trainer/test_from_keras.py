@@ -1,5 +1,6 @@
 """What `compile` and `fit` take: losses, metrics, weights, train steps and callbacks, held against `fit` itself."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,11 @@ def by_fit(case: str, **options: Any) -> tuple[keras.Model, dict[str, float]]:
     return model, {name: values[-1] for name, values in history.history.items()}
 
 
+@functools.cache
+def by_graph(case: str) -> tuple[keras.Model, dict[str, float], dict[str, float]]:
+    return by_loop(case, trainer.graph(3))
+
+
 def by_loop(case: str, execution: Any) -> tuple[keras.Model, dict[str, float], dict[str, float]]:
     """The trained model, the last epoch's means, and an evaluation."""
     build, given, compiled, class_weight = CASES[case]()
@@ -163,7 +169,7 @@ def distance(one: keras.Model, other: keras.Model) -> float:
 @pytest.mark.parametrize("case", CASES)
 def test_objective_gives_the_weights_and_the_numbers_of_fit(case: str) -> None:
     fitted, history = by_fit(case, jit_compile=False)
-    model, logs, evaluated = by_loop(case, trainer.graph(3))
+    model, logs, evaluated = by_graph(case)
     assert distance(fitted, model) == 0
     assert set(history) == set(logs) == set(evaluated)
     # fit gives a ragged batch's part losses the weight of a whole batch; here every row counts alike.
@@ -174,7 +180,7 @@ def test_objective_gives_the_weights_and_the_numbers_of_fit(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["weighted", "two_outputs"])
 def test_evaluation_of_a_keras_objective_is_exact(case: str) -> None:
-    model, _, evaluated = by_loop(case, trainer.graph(3))
+    model, _, evaluated = by_graph(case)
     _, given, compiled, _ = CASES[case]()
     model.compile(**compiled)
     whole = model.evaluate(
