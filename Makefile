@@ -17,16 +17,19 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test lint format typecheck clean distclean
+.PHONY: help train test test-slow lint format typecheck clean distclean
 
 help:  ## List the jobs.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 train: $(DEMO)  ## Train the default model on the embedded dataset; run again, it goes on or says it is finished.
 	$(BIN)/loopwright train $(TRAIN_ARGS)
 
 test: $(DEV)  ## Run the tests.
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+test-slow: $(DEV)  ## Run the tests that are too slow for every day: whole matrices of models and optimizers.
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from loopwright.trainer.errors import TrainingError
     from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator
     from loopwright.trainer.execution import eager, graph, xla
-    from loopwright.trainer.export import export_h5
+    from loopwright.trainer.export import export_h5, export_weights
     from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
+    from loopwright.trainer.h5 import load_h5, repair_h5, restore_h5
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
     from loopwright.trainer.objective import Outputs, classification
     from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.records import JsonLines, Log, TensorBoard
     from loopwright.trainer.state import TrainState
     from loopwright.trainer.step import gradient_step
+    from loopwright.trainer.twin import functional_twin
 
 _HOME = {
     "AbortOnSkips": "precision",
@@ -50,13 +52,18 @@ _HOME = {
     "evaluator": "evaluation",
     "every": "loop",
     "export_h5": "export",
+    "export_weights": "export",
+    "functional_twin": "twin",
     "gradient_step": "step",
     "graph": "execution",
     "keras_callback": "from_keras",
+    "load_h5": "h5",
     "make_optimizer": "optimizers",
     "make_schedule": "optimizers",
     "objective_from_keras": "from_keras",
     "reduce_on_plateau": "control",
+    "repair_h5": "h5",
+    "restore_h5": "h5",
     "step_from_keras": "from_keras",
     "train": "loop",
     "xla": "execution",
@@ -84,13 +91,18 @@ __all__ = [
     "evaluator",
     "every",
     "export_h5",
+    "export_weights",
+    "functional_twin",
     "gradient_step",
     "graph",
     "keras_callback",
+    "load_h5",
     "make_optimizer",
     "make_schedule",
     "objective_from_keras",
     "reduce_on_plateau",
+    "repair_h5",
+    "restore_h5",
     "step_from_keras",
     "train",
     "xla",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from loopwright import flags
@@ -86,6 +88,32 @@ def build_job(
     )
     state = trainer.TrainState.create(network, optimizer, metrics=metrics, extras=step.extras(network, optimizer))
     return Job(state, objective, step)
+
+
+def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
+    """Writes `model.h5`, or `model.weights.h5` where the model can only be rebuilt by its own code; returns the path."""
+    import keras
+
+    from loopwright import models, trainer
+    from loopwright.trainer.twin import RawOperations
+
+    state = job.state
+    # Plain labels are class numbers, so a loaded model is compiled for them, without the smoothing.
+    from_logits = not models.ends_in_probabilities(config.model.model, state.model)
+    facts = {"identity": flags.identity(config), "dataset_fingerprint": dataset.fingerprint}
+    try:
+        return trainer.export_h5(
+            state,
+            folder / "model.h5",
+            dataset.input_shape,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
+            metrics=["accuracy"],
+            facts=facts,
+        )
+    except RawOperations as error:
+        print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
+        with trainer.averaged_weights(state.model, state.optimizer):
+            return trainer.export_weights(state.model, folder / "model.weights.h5")
 
 
 def make_execution(name: str, steps_per_call: int) -> Execution:

@@ -128,8 +128,8 @@ def _train(config: flags.Config) -> int:
                 save_on_signal,
             ],
         )
-    with clock.phase("export"), trainer.averaged_weights(state.model, state.optimizer):
-        trainer.export_h5(state.model, folder / "exports" / "model.h5", dataset.input_shape)
+    with clock.phase("export"):
+        jobs.export_model(job, config, dataset, folder / "exports")
     _write_summary(folder, clock, monitor=config.run.monitor)
     _report(config, folder, finished_before=False)
     return 0
