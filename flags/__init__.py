@@ -9,6 +9,7 @@ from loopwright.flags.config import (
     Listing,
     Model,
     Optimization,
+    Parity,
     Run,
     identity,
     to_arguments,
@@ -22,6 +23,7 @@ from loopwright.flags.parse import (
     define_flags,
     nearest,
     parse,
+    parse_matrix,
 )
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Listing",
     "Model",
     "Optimization",
+    "Parity",
     "Run",
     "UsageError",
     "config_from_groups",
@@ -42,6 +45,7 @@ __all__ = [
     "identity",
     "nearest",
     "parse",
+    "parse_matrix",
     "to_arguments",
     "to_flagfile",
 ]

@@ -170,8 +170,8 @@ class Run:
     deterministic: bool = flag(False, "Deterministic TensorFlow ops (slower).", identity=True)
     intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
     inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
-    max_skipped_steps: int = flag(50, "Steps that mixed_float16 may skip in a row before the run fails.", minimum=1)
-    log_norms: bool = flag(False, "Log the norms of gradients, parameters and updates.")
+    max_skipped_steps: int = flag(50, "Updates that mixed_float16 may skip in a row before the run fails.", minimum=1)
+    log_norms: bool = flag(False, "Log the global L2 norms of gradients, parameters and updates.")
     monitor: str = flag("accuracy", "Evaluation metric that decides what is best; less is better for losses.")
     early_stop: int | None = flag(None, "Stop after this many evaluations without improvement of --monitor.", minimum=1)
     reduce_on_plateau: int | None = flag(
@@ -199,12 +199,33 @@ class Benchmark:
     """How the comparison with model.fit is made."""
 
     train_steps: int = flag(200, "Steps that one measurement times.", minimum=1, common=True)
-    repeats: int = flag(5, "Interleaved repeats of every row.", minimum=1, common=True)
+    repeats: int = flag(9, "Interleaved measurements of every row.", minimum=1, common=True)
+    curves: bool = flag(
+        False, "Also train with fit and with the loop, and draw loss and accuracy over steps and seconds.", common=True
+    )
     seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32)
     steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
     intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
     inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
-    output: str | None = flag(None, "Folder for benchmark.json.", common=True)
+    output: str | None = flag(None, "Folder for benchmark.json, benchmark.png and TensorBoard runs.", common=True)
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the certificate against model.fit is made."""
+
+    train_steps: int = flag(200, "Steps that both take.", minimum=1, common=True)
+    execution: str = flag(
+        "graph",
+        "What is certified: graph against fit(jit_compile=False), xla against fit(jit_compile=True), eager against "
+        "fit(run_eagerly=True).",
+        choices=("graph", "xla", "eager"),
+        common=True,
+    )
+    seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32)
+    steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
+    output: str | None = flag(None, "Folder for parity.json.", common=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 

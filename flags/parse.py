@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 import shutil
 import textwrap
@@ -85,22 +86,36 @@ def _kind(group: type, field: dataclasses.Field) -> type:
     return hint
 
 
-def define_flags(flag_values: absl_flags.FlagValues, groups: Sequence[type] = TRAIN_GROUPS) -> None:
+def define_flags(
+    flag_values: absl_flags.FlagValues, groups: Sequence[type] = TRAIN_GROUPS, lists: Sequence[str] = ()
+) -> None:
     """Defines the fields of the groups (dataclasses of `flags.config`) as absl flags on the given FlagValues.
 
-    Raises absl's `DuplicateFlagError` if one of the names is taken.
+    Fields named in `lists` take any text. Raises absl's `DuplicateFlagError` if one of the names is taken.
     """
     for group in groups:
         for field in dataclasses.fields(group):
-            meta, kind = field.metadata, _kind(group, field)
-            arguments = (field.name, field.default, meta["help"], flag_values)
+            kind = _kind(group, field)
+            arguments = (field.name, field.default, field.metadata["help"], flag_values)
+            parser = _parser(group, field)
             if kind is bool:
                 absl_flags.DEFINE_boolean(*arguments)
-            elif kind is str and not meta["choices"]:
-                absl_flags.DEFINE_string(*arguments)
+            elif parser is None or field.name in lists:
+                absl_flags.DEFINE_string(field.name, _text(field.default), *arguments[2:])
             else:
-                parser = _Choice(meta["choices"]) if meta["choices"] else _Number(kind, meta)
                 absl_flags.DEFINE(parser, *arguments, serializer=absl_flags.ArgumentSerializer())
+
+
+def _parser(group: type, field: dataclasses.Field) -> absl_flags.ArgumentParser | None:
+    """What reads one value of a field; None for switches and for any text."""
+    kind, choices = _kind(group, field), field.metadata["choices"]
+    if choices:
+        return _Choice(choices)
+    return None if kind in (bool, str) else _Number(kind, field.metadata)
+
+
+def _text(default: Any) -> str | None:
+    return None if default is None else str(default)
 
 
 def parse(
@@ -111,9 +126,51 @@ def parse(
     Returns an instance of each group and the positional words (at most one, and only where `positional` names it).
     Raises `HelpRequested` for --help and --helpfull, and `UsageError` with one line for a mistake.
     """
+    flag_values, words = _read(argv, groups, usage, help_text, positional=positional)
+    parsed = [group(**{f.name: flag_values[f.name].value for f in dataclasses.fields(group)}) for group in groups]
+    return parsed, words
+
+
+def parse_matrix(
+    argv: Sequence[str], groups: Sequence[type], *, lists: Sequence[str], usage: str, help_text: str
+) -> list[list[Any]]:
+    """`parse` where the flags named in `lists` take several values with commas between them.
+
+    Returns the groups once for each combination, the last of `lists` changing fastest.
+    """
+    flag_values, _ = _read(argv, groups, usage, help_text, lists=lists)
+    fields = {field.name: (group, field) for group in groups for field in dataclasses.fields(group)}
+    values = [[_element(*fields[name], part) for part in str(flag_values[name].value).split(",")] for name in lists]
+    return [
+        [
+            group(**{f.name: chosen.get(f.name, flag_values[f.name].value) for f in dataclasses.fields(group)})
+            for group in groups
+        ]
+        for chosen in (dict(zip(lists, combination, strict=True)) for combination in itertools.product(*values))
+    ]
+
+
+def _element(group: type, field: dataclasses.Field, text: str) -> Any:
+    """One of several values of a flag. Raises UsageError as absl words it."""
+    parser = _parser(group, field)
+    try:
+        return text if parser is None else parser.parse(text)
+    except ValueError as error:
+        raise UsageError(f"flag --{field.name}={text}: {error}") from None
+
+
+def _read(
+    argv: Sequence[str],
+    groups: Sequence[type],
+    usage: str,
+    help_text: str,
+    *,
+    positional: str | None = None,
+    lists: Sequence[str] = (),
+) -> tuple[absl_flags.FlagValues, list[str]]:
     flag_values = absl_flags.FlagValues()
     flag_values.set_gnu_getopt(True)
-    define_flags(flag_values, groups)
+    define_flags(flag_values, groups, lists)
     asked = {word.lstrip("-") for word in argv if word in ("-h", "-help", "--help", "-helpfull", "--helpfull")}
     if asked:
         raise HelpRequested(_help(groups, usage, help_text, full="helpfull" in asked))
@@ -123,8 +180,7 @@ def parse(
         raise UsageError(" ".join(str(error).split())) from None
     if len(words) > (1 if positional else 0):
         raise UsageError(f"unexpected argument {words[-1]!r}; flags start with --, as in --name=value")
-    parsed = [group(**{f.name: flag_values[f.name].value for f in dataclasses.fields(group)}) for group in groups]
-    return parsed, words
+    return flag_values, words
 
 
 def config_from_groups(groups: Sequence[Any]) -> Config:
@@ -151,7 +207,7 @@ def _help(groups: Sequence[type], usage: str, help_text: str, *, full: bool) -> 
             text = field.metadata["help"]
             if field.metadata["choices"]:
                 text += f" One of {', '.join(field.metadata['choices'])}."
-            if field.default is not None and field.default is not False:
+            if field.default not in (None, False, ""):
                 text += f" Default: {field.default}."
             body = textwrap.wrap(text, max(width - 22, 30))
             lines += [f"  {name:<19} {body[0]}", *(" " * 22 + line for line in body[1:])]

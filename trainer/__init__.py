@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
     from loopwright.trainer.objective import Outputs, classification
     from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
+    from loopwright.trainer.parity import Certificate, certify
     from loopwright.trainer.precision import AbortOnSkips
     from loopwright.trainer.records import JsonLines, Log, TensorBoard
     from loopwright.trainer.state import TrainState
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AbortOnSkips": "precision",
+    "Certificate": "parity",
     "Checkpoint": "checkpoint",
     "Evaluate": "evaluation",
     "Hook": "loop",
@@ -44,6 +46,7 @@ _HOME = {
     "TrainingError": "errors",
     "at_end": "loop",
     "averaged_weights": "optimizers",
+    "certify": "parity",
     "choose": "choose",
     "classification": "objective",
     "eager": "execution",
@@ -71,6 +74,7 @@ _HOME = {
 
 __all__ = [
     "AbortOnSkips",
+    "Certificate",
     "Checkpoint",
     "Evaluate",
     "Hook",
@@ -83,6 +87,7 @@ __all__ = [
     "TrainingError",
     "at_end",
     "averaged_weights",
+    "certify",
     "choose",
     "classification",
     "eager",

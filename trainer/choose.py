@@ -42,7 +42,7 @@ def choose(
     for name, execution in candidates.items():
         try:
             run = execution(state, step, feed)
-            _seconds(run, steps)
+            _seconds(state, run, steps)
         except TrainingError as error:
             failed[name] = str(error)
         else:
@@ -52,7 +52,7 @@ def choose(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            seconds[name].append(_seconds(run, steps))
+            seconds[name].append(_seconds(state, run, steps))
     state.assign(before)
     state.window_names = names
     if state.hashes() != hashes:
@@ -62,8 +62,9 @@ def choose(
     return Choice(min(milliseconds, key=lambda name: milliseconds[name]), milliseconds, failed)
 
 
-def _seconds(run: Run, steps: int) -> float:
+def _seconds(state: TrainState, run: Run, steps: int) -> float:
     start = time.perf_counter()
     while steps > 0:
         steps -= run(steps)
+    state.step.numpy()  # waits for a device that works on by itself
     return time.perf_counter() - start

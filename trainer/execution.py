@@ -53,6 +53,7 @@ def eager() -> Execution:
     def bind(state: TrainState, step: Step, feed: Any) -> Run:
         iterator = iter(feed(int(state.step)))
         one = _counted(state, step)
+        state.window_names = ()
 
         def run(n: int) -> int:
             metrics = one(next(iterator))

@@ -35,16 +35,16 @@ class Hook(Protocol):
 
 
 class every:
-    """Calls a hook at each multiple of n steps and at the last step.
+    """Calls a hook at each multiple of n steps and, unless `at_last` is false, at the last step.
 
     The window of the metrics starts anew at each such step, unless the hook says `reads_metrics = False`, as those do
     that look at the state only (evaluation, checkpoints).
     """
 
-    def __init__(self, n: int, hook: Hook) -> None:
+    def __init__(self, n: int, hook: Hook, *, at_last: bool = True) -> None:
         if n < 1:
             raise ValueError(f"every({n}, …): the number of steps must be at least 1")
-        self.n, self.hook = n, hook
+        self.n, self.hook, self.at_last = n, hook, at_last
         self.reads_metrics = getattr(hook, "reads_metrics", True)
 
     def next_due(self, step: int) -> int:
@@ -97,7 +97,7 @@ def train(
         metrics = _take_metrics(state, due)
         stopped = _call(due, state, metrics)
         if stopped:
-            rest = [hook for hook in periodic if hook not in due]
+            rest = [hook for hook in periodic if hook not in due and getattr(hook, "at_last", True)]
             _call(rest, state, metrics if _reads(due) else _take_metrics(state, rest))
     _call(at_the_end, state, metrics)
     return state
@@ -107,7 +107,9 @@ def _is_due(hook: Any, before: int, current: int, *, last: bool) -> bool:
     """Whether a hook is called between two calls of the execution: plain callables always are."""
     if isinstance(hook, at_end):
         return False
-    return last or not hasattr(hook, "next_due") or hook.next_due(before) <= current
+    if not hasattr(hook, "next_due") or hook.next_due(before) <= current:
+        return True
+    return last and getattr(hook, "at_last", True)
 
 
 def _reads(hooks: list[Hook]) -> bool:

@@ -40,7 +40,8 @@ def classification(
     Args:
       label_smoothing: the share of each label that is spread over all classes (Szegedy et al. 2016, section 7).
       class_weight: a weight for each class, as `fit` takes it: it multiplies the sample's weight; 1 where it is missing.
-      metrics: Keras metrics of one-hot labels and probabilities `[B, classes]`; give them to `TrainState.create` too.
+      metrics: Keras metrics of one-hot labels and probabilities `[B, classes]`, not weighted, as accuracy is not; give
+        them to `TrainState.create` too.
     """
     if label_smoothing:
         loss_fn = keras.losses.CategoricalCrossentropy(from_logits=from_logits, label_smoothing=label_smoothing)
@@ -54,7 +55,7 @@ def classification(
         weights = row_weights(batch, class_weight)
         loss = total_loss(model, loss_fn(one_hot if label_smoothing else labels, predictions, sample_weight=weights))
         for metric in metrics:
-            metric.update_state(one_hot, tf.nn.softmax(predictions) if from_logits else predictions, row_weights(batch))
+            metric.update_state(one_hot, tf.nn.softmax(predictions) if from_logits else predictions, batch.get("mask"))
         mask = tf.cast(batch["mask"], tf.float32) if "mask" in batch else tf.ones_like(labels, tf.float32)
         correct = tf.cast(tf.argmax(predictions, axis=-1) == tf.cast(labels, tf.int64), tf.float32)
         rows, count = tf.cast(tf.shape(labels)[0], tf.float32), tf.reduce_sum(mask)
@@ -74,11 +75,13 @@ METRICS = {
 def make_metrics(names: Sequence[str], num_classes: int) -> list[keras.metrics.Metric]:
     """Built metrics by the names of `METRICS`; `accuracy`, which every classification has, is passed over.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, and for `top_5` of fewer than six classes.
     """
     unknown = set(names) - {*METRICS, "accuracy"}
     if unknown:
-        raise ValueError(f"unknown metrics {', '.join(sorted(unknown))}; choose from accuracy, {', '.join(METRICS)}")
+        raise ValueError(f"--metrics={','.join(names)}: choose from accuracy, {', '.join(METRICS)}")
+    if "top_5" in names and num_classes < 6:
+        raise ValueError(f"--metrics={','.join(names)}: top_5 of {num_classes} classes says nothing")
     made = [METRICS[name](num_classes) for name in names if name != "accuracy"]
     for metric in made:  # Some make their variables at the first update.
         metric.update_state(tf.zeros([1, num_classes]), tf.zeros([1, num_classes]))

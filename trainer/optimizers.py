@@ -94,7 +94,7 @@ def make_schedule(
         return Warmup(learning_rate, warmup_steps, total_steps - warmup_steps)
     if name == "piecewise":
         if not boundaries or list(boundaries) != sorted(set(boundaries)):
-            raise ValueError(f"--boundaries={','.join(map(str, boundaries))}: piecewise needs ascending steps")
+            raise ValueError(f"--boundaries={','.join(map(str, boundaries))}: piecewise needs ascending updates")
         return Piecewise(learning_rate, boundaries, factor, warmup_steps)
     raise ValueError(f"unknown schedule {name!r}; choose constant, cosine or piecewise")
 
@@ -149,9 +149,9 @@ def make_optimizer(
 def averaged_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """The model with the optimizer's moving average of its weights inside the block, and its own again after it.
 
-    Does nothing for an optimizer that keeps no average.
+    Does nothing for an optimizer that keeps no average, or that has none yet, before its first update.
     """
-    if not inner_optimizer(optimizer).use_ema:
+    if not inner_optimizer(optimizer).use_ema or int(optimizer.iterations) == 0:
         yield
         return
     variables = model.trainable_variables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 import tensorflow as tf
@@ -17,23 +17,23 @@ def scales(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 class Skips(tf.Module):
-    """What a scaled loss has skipped: int64 scalars.
+    """The updates that a scaled loss has skipped: int64 scalars.
 
     Attributes:
-      total: updates skipped in all.
-      in_row: skipped since the last finite step; `longest` is the largest value that it ever had.
+      total: skipped in all.
+      in_row: skipped since the last one that wasn't; `longest` is the largest value that it had since `AbortOnSkips` looked.
+      told: the `total` that `AbortOnSkips` told of.
       first: the first trainable variable with a non-finite gradient at the newest skip, by its place; -1 before any.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.total, self.in_row, self.longest, self.first = (
-            tf.Variable(value, dtype=tf.int64, trainable=False, name=name)
-            for name, value in (("total", 0), ("in_row", 0), ("longest", 0), ("first", -1))
+        self.total, self.in_row, self.longest, self.told, self.first = (
+            tf.Variable(value, dtype=tf.int64, trainable=False) for value in (0, 0, 0, 0, -1)
         )
 
     def count(self, gradients_finite: tf.Tensor) -> None:
-        """Counts one step; `gradients_finite` is a bool `[V]`, one for each trainable variable."""
+        """Counts one update; `gradients_finite` is a bool `[V]`, one for each trainable variable."""
         skipped = tf.cast(~tf.reduce_all(gradients_finite), tf.int64)
         self.total.assign_add(skipped)
         self.in_row.assign((self.in_row + 1) * skipped)
@@ -52,23 +52,35 @@ def scaling_values(state: TrainState) -> dict[str, float]:
 
 
 class AbortOnSkips:
-    """A hook that ends training when more than `limit` steps in a row were skipped.
+    """A hook that tells of skipped updates, and ends training when more than `limit` of them come in a row.
 
-    Raises TrainingError that names the variable whose gradient isn't finite.
+    Args:
+      limit: updates in a row.
+      say: is given a line after each call in which updates were skipped; the line names the first variable whose gradient
+        wasn't finite.
+
+    Raises TrainingError beyond the limit; it names that variable, too.
     """
 
     reads_metrics = False
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, say: Callable[[str], None] = lambda line: None) -> None:
+        self.limit, self.say = limit, say
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
-        skips = state.extras.get("skips")
-        if skips is None or int(skips.longest) <= self.limit:
+        if not scales(state.optimizer) or "skips" not in state.extras:
             return
+        skips = state.extras["skips"]
+        total, longest = int(skips.total), int(skips.longest)
+        if total == int(skips.told):
+            return
+        skips.longest.assign(skips.in_row)
+        skips.told.assign(total)
         variable = state.model.trainable_variables[int(skips.first)].path
-        raise TrainingError(
-            f"{int(skips.longest)} steps in a row were skipped up to step {int(state.step)}: the gradient of {variable} is "
-            f"not finite at a loss scale of {float(state.optimizer.dynamic_scale):g}; lower --learning_rate, use "
-            "--precision=mixed_bfloat16, or allow more with --max_skipped_steps"
-        )
+        where = f"the gradient of {variable} is not finite, loss scale {float(state.optimizer.dynamic_scale):g}"
+        if longest > self.limit:
+            raise TrainingError(
+                f"{longest} updates in a row were skipped up to step {int(state.step)}: {where}; lower --learning_rate, use "
+                "--precision=mixed_bfloat16, or allow more with --max_skipped_steps"
+            )
+        self.say(f"step {int(state.step)}: {total} updates skipped so far; {where}")

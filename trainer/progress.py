@@ -57,6 +57,10 @@ class Progress:
         epoch = min(step, self.num_steps - 1) // self.steps_per_epoch + 1
         self._bar.update(self._task, completed=step, epoch=epoch, values=values)
 
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     def write(self, record: Record) -> None:
         """Prints a record, and keeps its speed for the bar."""
         rate = record.values.get("examples_per_second")

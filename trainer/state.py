@@ -81,15 +81,9 @@ class TrainState:
         }
 
     def open_window(self, names: tuple[str, ...]) -> None:
-        """Names the rows of the window; a restored window keeps its sums.
-
-        Raises ValueError if a restored window has another number of metrics.
-        """
-        rows = int(tf.shape(self.window)[0])
-        if rows == 0:
+        """Names the rows of the window. A restored window keeps its sums, unless it has another number of metrics."""
+        if int(tf.shape(self.window)[0]) != len(names):
             self.window.assign(tf.zeros([len(names), 2], tf.float64))
-        elif rows != len(names):
-            raise ValueError(f"the restored state has sums of {rows} metrics, but the step gives {len(names)}: {names}")
         self.window_names = names
 
     def window_means(self) -> dict[str, tf.Tensor]:

@@ -42,8 +42,8 @@ class GradientStep:
       objective: gives the loss and the metrics.
       accumulation: batches whose mean gradient makes one update. Schedule and averages advance with the update, at every
         step whose number it divides.
-      norms: adds `gradient_norm`, `parameter_norm` and `update_norm` (global L2) to the metrics; it costs a copy of the
-        variables a step.
+      norms: adds `gradient_norm` (before clipping), `parameter_norm` (before the update) and `update_norm` to the metrics:
+        global L2 norms, a number an update. It costs a copy of the variables.
       scale_floor: the loss scale of a `LossScaleOptimizer` never falls below this.
     """
 
@@ -66,48 +66,51 @@ class GradientStep:
         return extras
 
     def __call__(self, state: TrainState, batch: Batch) -> dict[str, Metric]:
-        self._check(state)
         with tf.GradientTape() as tape:
             outputs = self.objective(state.model, batch, training=True)
             scaled = state.optimizer.scale_loss(outputs.loss)
+        gradients = tape.gradient(scaled, state.model.trainable_variables)
+        metrics = outputs.metrics | (self._update if self.accumulation == 1 else self._accumulate)(state, gradients)
+        return _finite(metrics) if scales(state.optimizer) else metrics
+
+    def _update(self, state: TrainState, gradients: list[Any]) -> dict[str, Metric]:
+        """One update of the optimizer; gives the norms where they are asked for."""
         variables = state.model.trainable_variables
-        gradients = tape.gradient(scaled, variables)
+        scale = state.optimizer.scale_loss(tf.constant(1.0))  # read now: the update may change it
         before = [tf.identity(variable) for variable in variables] if self.norms else []
-        self._update(state, gradients, variables)
-        metrics = dict(outputs.metrics)
-        if self.norms:
-            metrics |= _norms(state, gradients, variables, before)
+        state.optimizer.apply(gradients, variables)
         if scales(state.optimizer):
             self._count_skips(state, gradients)
-            metrics = _finite(metrics)
-        return metrics
+        return _norms(gradients, scale, variables, before) if self.norms else {}
 
-    def _check(self, state: TrainState) -> None:
-        if self.accumulation > 1 and "accumulated" not in state.extras:
+    def _accumulate(self, state: TrainState, gradients: list[Any]) -> dict[str, Metric]:
+        """Adds to the sums, and updates with their mean where it is time."""
+        if "accumulated" not in state.extras:
             raise ValueError("accumulation needs sums in the state; make it with extras=step.extras(model, optimizer)")
-
-    def _update(self, state: TrainState, gradients: list[Any], variables: list[Any]) -> None:
-        if self.accumulation == 1:
-            state.optimizer.apply(gradients, variables)
-            return
         sums = state.extras["accumulated"].sums
         for total, gradient in zip(sums, gradients, strict=True):
-            if gradient is not None:
-                total.assign_add(tf.convert_to_tensor(gradient))
+            if isinstance(gradient, tf.IndexedSlices):
+                total.scatter_add(gradient)
+            elif gradient is not None:
+                total.assign_add(gradient)
 
-        def update() -> tf.Tensor:
-            state.optimizer.apply([total / self.accumulation for total in sums], variables)
+        def update() -> dict[str, Metric]:
+            pairs = zip(gradients, sums, strict=True)
+            norms = self._update(state, [None if g is None else total / self.accumulation for g, total in pairs])
             for total in sums:
                 total.assign(tf.zeros_like(total))
-            return tf.constant(True)
+            return norms
 
-        tf.cond((state.step + 1) % self.accumulation == 0, update, lambda: tf.constant(False))
+        def wait() -> dict[str, Metric]:
+            return {name: (tf.constant(0.0), tf.constant(0.0)) for name in (_NORMS if self.norms else ())}
+
+        return tf.cond((state.step + 1) % self.accumulation == 0, update, wait)
 
     def _count_skips(self, state: TrainState, gradients: list[Any]) -> None:
         """Counts a skipped update, and holds the scale above its floor."""
         if "skips" in state.extras:
             finite = [
-                tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_dense(g))) for g in gradients
+                tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_values(g))) for g in gradients
             ]
             state.extras["skips"].count(tf.stack(finite))
         scale = state.optimizer.dynamic_scale
@@ -130,17 +133,19 @@ def _finite(metrics: dict[str, Metric]) -> dict[str, Metric]:
     return {name: (kept(total, total), kept(total, weight)) for name, (total, weight) in metrics.items()}
 
 
-def _dense(gradient: Any) -> tf.Tensor:
+def _values(gradient: Any) -> tf.Tensor:
     """The values of a gradient, of a sparse one too."""
     return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
-def _norms(state: TrainState, gradients: list[Any], variables: list[Any], before: list[tf.Tensor]) -> dict[str, Metric]:
-    scale = state.optimizer.scale_loss(tf.constant(1.0))
-    values = [tf.convert_to_tensor(variable) for variable in variables]
-    norms = {
-        "gradient_norm": tf.linalg.global_norm([g for g in gradients if g is not None]) / scale,
-        "parameter_norm": tf.linalg.global_norm(values),
-        "update_norm": tf.linalg.global_norm([new - old for new, old in zip(values, before, strict=True)]),
-    }
-    return {name: (norm, tf.constant(1.0)) for name, norm in norms.items()}
+_NORMS = ("gradient_norm", "parameter_norm", "update_norm")
+
+
+def _norms(gradients: list[Any], scale: tf.Tensor, variables: list[Any], before: list[tf.Tensor]) -> dict[str, Metric]:
+    """The global norms around an update: of what came to the optimizer, of what was there, and of how far it moved."""
+    vectors = (
+        [tf.convert_to_tensor(gradient) / scale for gradient in gradients if gradient is not None],
+        before,
+        [variable - old for variable, old in zip(variables, before, strict=True)],
+    )
+    return {name: (tf.linalg.global_norm(part), tf.constant(1.0)) for name, part in zip(_NORMS, vectors, strict=True)}

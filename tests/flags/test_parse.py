@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from loopwright import flags
 
-COMMAND_GROUPS = [flags.TRAIN_GROUPS, (flags.Evaluation,), (flags.Benchmark,), (flags.Listing,)]
+COMMAND_GROUPS = [flags.TRAIN_GROUPS, (flags.Evaluation,), (flags.Benchmark,), (flags.Parity,), (flags.Listing,)]
 
 
 def parse(*words: str, groups: Sequence[type] = flags.TRAIN_GROUPS) -> flags.Config:
@@ -156,3 +156,27 @@ def test_nearest_names_the_nearest_choice_and_all(value: str, choice: str | None
     assert phrase.endswith("(adam, train, sgd)")
     assert ("did you mean" in phrase) == (choice is not None)
     assert (choice or "") in phrase
+
+
+def matrix(*words: str) -> list[list[object]]:
+    groups, lists = (flags.Data, flags.Model), ("model", "precision", "batch_size")
+    return flags.parse_matrix(words, groups, lists=lists, usage="usage", help_text="help")
+
+
+def test_parse_matrix_gives_each_combination_once_the_last_changing_fastest() -> None:
+    cells = matrix("--batch_size=32,128", "--model=mlp,mine:net", "--precision", "float32")
+    found = [(model.model, model.precision, data.batch_size) for data, model in cells]  # type: ignore[attr-defined]
+    assert found == [(model, "float32", size) for model in ("mlp", "mine:net") for size in (32, 128)]
+
+
+def test_parse_matrix_of_nothing_gives_the_defaults_once() -> None:
+    assert matrix() == [[flags.Data(), flags.Model()]]
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [("--batch_size=8,x", "--batch_size=x: not a whole number"), ("--precision=float32,", "--precision=:")],
+)
+def test_parse_matrix_checks_every_value(word: str, part: str) -> None:
+    with pytest.raises(flags.UsageError, match=part):
+        matrix(word)

@@ -87,6 +87,15 @@ def test_every_calls_at_multiples_and_at_the_last_step(
     assert recorder.steps == expected
 
 
+def test_every_leaves_out_a_last_step_between_where_told(run: Any) -> None:
+    multiples, between = Recorder(), Recorder()
+    run(trainer.every(5, multiples, at_last=False), trainer.every(3, between, at_last=False))
+    assert (multiples.steps, between.steps) == ([5, 10], [3, 6, 9])
+    at_stop = Recorder()
+    run(trainer.every(3, stop), trainer.every(2, at_stop, at_last=False))
+    assert at_stop.steps == [2]
+
+
 @pytest.mark.parametrize("n", [0, -1])
 def test_every_refuses_less_than_one_step(n: int) -> None:
     with pytest.raises(ValueError, match=rf"every\({n}"):

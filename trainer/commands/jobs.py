@@ -58,7 +58,7 @@ def build_job(
             optimization.learning_rate,
             warmup_steps=optimization.warmup_steps,
             total_steps=total_steps // optimization.gradient_accumulation,
-            boundaries=[int(part) for part in (optimization.boundaries or "").split(",") if part],
+            boundaries=_boundaries(optimization),
             factor=optimization.decay_factor,
         )
         optimizer = trainer.make_optimizer(
@@ -125,13 +125,30 @@ def make_execution(name: str, steps_per_call: int) -> Execution:
     return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call)
 
 
+def _boundaries(optimization: flags.Optimization) -> list[int]:
+    """The updates that --boundaries names, which belongs to the piecewise schedule. Raises UsageError."""
+    text = optimization.boundaries
+    if text is None:
+        return []
+    if optimization.schedule != "piecewise":
+        raise flags.UsageError(f"--boundaries={text} needs --schedule=piecewise, not {optimization.schedule}")
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise flags.UsageError(f"--boundaries={text}: write ascending updates, such as --boundaries=1000,2000")
+    return [int(part) for part in parts]
+
+
 def _freeze(network: keras.Model, pattern: str) -> None:
+    """Takes the variables whose path the pattern is found in out of training. Raises UsageError."""
+    variables = network.trainable_variables
     try:
-        frozen = [v for v in network.trainable_variables if re.search(pattern, v.path)]
+        frozen = [variable for variable in variables if re.search(pattern, variable.path)]
     except re.error as error:
         raise flags.UsageError(f"--freeze={pattern}: no regular expression ({error})") from None
-    if not frozen or len(frozen) == len(network.trainable_variables):
-        paths = ", ".join(v.path for v in network.trainable_variables)
-        raise flags.UsageError(f"--freeze={pattern}: matches {len(frozen)} of these variables: {paths}")
+    if not frozen or len(frozen) == len(variables):
+        some = ", ".join(variable.path for variable in variables[:4]) + (", …" if len(variables) > 4 else "")
+        raise flags.UsageError(
+            f"--freeze={pattern}: is found in {'none' if not frozen else 'all'} of the {len(variables)} variables: {some}"
+        )
     for variable in frozen:
         variable.trainable = False

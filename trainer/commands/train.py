@@ -74,14 +74,16 @@ def _train(config: flags.Config) -> int:
     )
     state = job.state
     config = _with_run(config, workdir=config.run.workdir or workdir.default_workdir(config))
+    measured = None
     if config.run.execution == "auto":
-        config = _resolve_execution(config, job, feed)
+        config, measured = _resolve_execution(config, job, feed)
     folder = workdir.open_workdir(config)
     workdir.write_run_json(
         folder,
         {
             "dataset_fingerprint": dataset.fingerprint,
             "execution": config.run.execution,
+            "execution_measured_ms": measured,
             "parameters": state.model.count_params(),
             "steps_per_epoch": epoch,
             "feed": dataset.kind(dataset.train_split),
@@ -102,7 +104,7 @@ def _train(config: flags.Config) -> int:
     )
     commit.sweep(folder / "checkpoints")
     start = checkpoint.restore(state) or 0
-    stopped_early = "early_stop" in control and control["early_stop"].exhausted()
+    stopped_early = control["early_stop"].exhausted()
     if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
         _report(config, folder, finished_before=True)
         return 0
@@ -121,13 +123,15 @@ def _train(config: flags.Config) -> int:
             hooks=[
                 trainer.every(config.run.log_every or max(1, min(100, epoch // 5)), log),
                 progress,
-                trainer.AbortOnSkips(config.run.max_skipped_steps),
+                trainer.AbortOnSkips(config.run.max_skipped_steps, say=progress.say),
                 trainer.every(eval_every, clock.timed("evaluation", evaluate)),
-                *(trainer.every(eval_every, hook) for hook in control.values()),
+                *(trainer.every(eval_every, hook, at_last=False) for hook in control.values()),
                 trainer.every(config.run.checkpoint_every or epoch, clock.timed("checkpoint", checkpoint)),
                 save_on_signal,
             ],
         )
+    if control["early_stop"].exhausted():
+        print(f"stopped early: {control['early_stop'].reason()}", file=sys.stderr)
     with clock.phase("export"):
         jobs.export_model(job, config, dataset, folder / "exports")
     _write_summary(folder, clock, monitor=config.run.monitor)
@@ -139,13 +143,19 @@ def _with_run(config: flags.Config, **changes: Any) -> flags.Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))
 
 
-def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> flags.Config:
-    """What `auto` stands for: what the folder's run was begun with, or the fastest of graph and xla, measured now."""
+def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> tuple[flags.Config, dict[str, Any] | None]:
+    """What `auto` stands for: what the folder's run was begun with, or the fastest of graph and xla, measured now.
+
+    Gives the milliseconds a step, too, where they were measured.
+    """
     from loopwright import trainer
 
-    before = workdir.read_config(config.run.workdir or "")
+    folder = pathlib.Path(config.run.workdir or "")
+    before = workdir.read_config(folder)
     if before is not None:
-        return _with_run(config, execution=before.run.execution)
+        resolved = _with_run(config, execution=before.run.execution)
+        if not workdir.identity_differences(folder, resolved):
+            return resolved, None
     candidates = {name: jobs.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
     choice = trainer.choose(job.state, job.step, feed, candidates)
     for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):
@@ -153,13 +163,18 @@ def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> flags
     for name, reason in choice.failed.items():
         print(f"execution {name}: {reason}", file=sys.stderr)
     print(f"execution {choice.name} is chosen", file=sys.stderr)
-    return _with_run(config, execution=choice.name)
+    return _with_run(config, execution=choice.name), choice.milliseconds
 
 
 def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[str, Any]:
     """The hooks that steer by --monitor, by the names under which the state keeps what they remember."""
     from loopwright import trainer
 
+    names = {"loss", "accuracy", *(metric.name for metric in job.state.metrics)}
+    if config.run.monitor not in names:
+        raise flags.UsageError(
+            f"--monitor={config.run.monitor}: no such metric; {flags.nearest(config.run.monitor, names)}"
+        )
     hooks: dict[str, Any] = {}
     if config.run.reduce_on_plateau is not None:
         if config.optimization.schedule != "constant" or config.optimization.warmup_steps:
@@ -167,16 +182,13 @@ def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[st
                 f"--reduce_on_plateau={config.run.reduce_on_plateau} needs a constant rate, not "
                 f"--schedule={config.optimization.schedule} with --warmup_steps={config.optimization.warmup_steps}"
             )
+        if config.optimization.decay_factor >= 1:
+            raise flags.UsageError(f"--decay_factor={config.optimization.decay_factor}: a lower rate needs less than 1")
         hooks["reduce_on_plateau"] = trainer.reduce_on_plateau(
             evaluate, config.run.monitor, config.run.reduce_on_plateau, config.optimization.decay_factor
         )
-    if config.run.early_stop is not None:
-        hooks["early_stop"] = trainer.early_stop(evaluate, config.run.monitor, config.run.early_stop)
-    names = {"loss", "accuracy", *(metric.name for metric in job.state.metrics)}
-    if config.run.monitor not in names:
-        raise flags.UsageError(
-            f"--monitor={config.run.monitor}: no such metric; {flags.nearest(config.run.monitor, names)}"
-        )
+    # Always there, so that a run may be given --early_stop, or another, when it goes on.
+    hooks["early_stop"] = trainer.early_stop(evaluate, config.run.monitor, config.run.early_stop)
     return hooks
 
 

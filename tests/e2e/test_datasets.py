@@ -1,0 +1,136 @@
+"""`loopwright datasets`, and training on every source and feed that the guide to data names."""
+
+import json
+import pathlib
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+QUICK = ("--model=mlp", "--train_steps=6", "--batch_size=8", "--workdir=run", "--json")
+
+
+@pytest.fixture
+def pictures(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Class folders with 12 images of two classes, 8 to train on and 4 to evaluate on."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (9 + number, 9, 3), np.uint8)  # sizes differ
+                Image.fromarray(pixels).save(tmp_path / "pictures" / split / name / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def own_module(tmp_path: pathlib.Path) -> None:
+    """A module with a dataset of the user's own, in the folder in which commands run."""
+    lines = [
+        "import tensorflow as tf",
+        "def digits(split):",
+        "    x = tf.random.stateless_uniform([40, 28, 28, 1], seed=[1, 2])",
+        "    return tf.data.Dataset.from_tensor_slices((x, tf.range(40) % 10))",
+    ]
+    (tmp_path / "own_digits.py").write_text("\n".join(lines))
+
+
+def test_list_names_our_own_and_the_prepared(loopwright: Any, mnist_dir: pathlib.Path) -> None:
+    result = loopwright("datasets", f"--data_dir={mnist_dir}")
+    assert re.search(r"^mnist_5k:1\.0\.0\s+prepared, \d\.\d\d GB", result.out, re.MULTILINE)
+    assert "folder:PATH" in result.out
+    listed = loopwright("datasets", f"--data_dir={mnist_dir}", "--json").json
+    assert "mnist_5k" in listed["own"]
+    assert [entry["name"] for entry in listed["prepared"]] == ["mnist_5k:1.0.0"]
+
+
+def test_description_says_what_a_dataset_holds(loopwright: Any, mnist_dir: pathlib.Path) -> None:
+    words = ["datasets", "mnist_5k", f"--data_dir={mnist_dir}"]
+    facts = loopwright(*words, "--json").json
+    assert facts["splits"] == {"train": 4000, "test": 1000}
+    assert facts["features"]["image"] == {"kind": "Image", "shape": [28, 28, 1], "dtype": "uint8"}
+    assert facts["class_balance"]["test"] == {str(digit): 100 for digit in range(10)}
+    assert facts["read_as"] == {"train": "memory", "test": "memory"}
+    out = loopwright(*words).out
+    assert "train 4,000, test 1,000" in out
+    assert "28×28×1" in out
+
+
+def test_sheet_is_a_picture(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    from PIL import Image
+
+    words = ["--sheet=out/sheet.png", "--augment=flip,translate:2,crop:4,cutout:8"]
+    result = loopwright("datasets", "mnist_5k", f"--data_dir={mnist_dir}", *words)
+    assert result.code == 0
+    with Image.open(tmp_path / "out" / "sheet.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 600
+        assert len(picture.convert("L").getcolors()) > 50
+
+
+def test_sheet_that_cannot_be_written_exits_2(loopwright: Any, mnist_dir: pathlib.Path) -> None:
+    result = loopwright("datasets", "mnist_5k", f"--data_dir={mnist_dir}", "--sheet=/proc/sheet.png")
+    assert result.code == 2
+    assert "--sheet=/proc/sheet.png" in result.err
+
+
+def test_measure_counts_samples_a_second(
+    loopwright: Any, mnist_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loopwright.trainer.commands import datasets
+
+    monkeypatch.setattr(datasets, "_SECONDS_MEASURED", 0.1)
+    facts = loopwright("datasets", "mnist_5k", f"--data_dir={mnist_dir}", "--measure", "--json").json
+    assert facts["examples_per_second"] > 0
+
+
+@pytest.mark.parametrize("feed", ["memory", "streaming", "sequential"])
+def test_train_takes_every_feed_and_augmentation(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, feed: str
+) -> None:
+    words = [f"--feed={feed}", "--augment=flip,translate:2,crop:4,cutout:8", f"--data_dir={mnist_dir}"]
+    result = loopwright("train", *QUICK, *words)
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["feed"] == feed
+
+
+def test_train_takes_a_folder_of_images(loopwright: Any, pictures: pathlib.Path) -> None:
+    result = loopwright("train", *QUICK, f"--dataset=folder:{pictures}", "--image_size=8,8")
+    assert result.code == 0, result.err
+    assert result.json["step"] == 6
+
+
+def test_train_takes_a_users_dataset_and_says_what_it_promises(loopwright: Any, own_module: None) -> None:
+    result = loopwright("train", *QUICK, "--dataset=own_digits:digits", "--eval_split=all")
+    assert result.code == 0, result.err
+    assert "exact only as far as" in result.err
+
+
+def test_flags_of_the_guide_are_flags(repository: pathlib.Path) -> None:
+    """Each `--flag` that docs/data.md writes is one of train or of datasets."""
+    from loopwright import flags
+
+    guide = (repository / "docs" / "data.md").read_text()
+    known = {name for group in (*flags.TRAIN_GROUPS, flags.Description) for name in group.__dataclass_fields__}
+    written = {name.removeprefix("no") if name not in known else name for name in re.findall(r"--(\w+)", guide)}
+    assert written
+    assert written <= known
+
+
+def test_python_of_the_guide_runs(
+    repository: pathlib.Path, mnist_dir: pathlib.Path, once: Callable[..., pathlib.Path]
+) -> None:
+    guide = (repository / "docs" / "data.md").read_text()
+    feeds, brightness = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    exec(feeds.replace('"fashion_mnist"', f'"mnist_5k", data_dir={shlex.quote(str(mnist_dir))!r}'), {})
+    names: dict[str, Any] = {}
+    exec(brightness, names)
+    keys = np.arange(4, dtype=np.uint64)
+    changed = names["brightness"](np.zeros((4, 2, 2, 1), np.float32), keys).numpy()
+    assert np.ptp(changed) > 0
+    assert np.abs(changed).max() <= 0.2
