@@ -20,6 +20,7 @@ import h5py
 import keras
 import numpy as np
 
+from loopwright.trainer import model_files
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.optimizers import SCHEDULES, inner_optimizer
 from loopwright.trainer.state import TrainState
@@ -52,8 +53,8 @@ def load_h5(
 
     Raises TrainingError for a file without our group (`repair_h5` reads what `model.save` wrote), and for a damaged one.
     """
+    model = model_files.load_model(path, custom_objects=custom_objects, compile=True)
     facts, arrays = read_group(path)
-    model = _load_model(path, custom_objects)
     optimizer = _optimizer(model, facts, dict(custom_objects or {}))
     places = model.weights
     for place in facts["frozen"]:
@@ -72,6 +73,7 @@ def restore_h5(path: str | os.PathLike[str], state: TrainState, input_shape: Any
 
     Raises TrainingError for a file that doesn't fit, or is damaged.
     """
+    model_files.check(path)
     facts, arrays = read_group(path)
     twin = functional_twin(state.model, input_shape)
     try:
@@ -91,10 +93,11 @@ def repair_h5(path: str | os.PathLike[str]) -> TrainState:
 
     Raises TrainingError for a file that holds no optimizer, or one that doesn't fit the model.
     """
+    model_files.check(path)
     with h5py.File(path, "r") as file:
         names, arrays = _kerass_slots(path, file)
         config = json.loads(file.attrs["training_config"])["optimizer_config"]
-    model = _load_model(path, None)
+    model = model_files.load_model(path, compile=True)
     # The loaded one was built for no variables at all, so it is of no use.
     optimizer = keras.optimizers.deserialize(config)
     optimizer.build(model.trainable_variables)
@@ -236,13 +239,6 @@ def _assign(
                 f"{path} doesn't fit: {name} has shape {arrays[name].shape}, not {tuple(variables[name].shape)}"
             )
         variables[name].assign(arrays[name])
-
-
-def _load_model(path: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None) -> keras.Model:
-    try:
-        return keras.models.load_model(path, custom_objects=dict(custom_objects or {}))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise TrainingError(f"{path} can't be loaded ({_first_line(error)})") from error
 
 
 def _optimizer(

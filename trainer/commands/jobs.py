@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 
@@ -90,30 +90,50 @@ def build_job(
     return Job(state, objective, step)
 
 
-def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
-    """Writes `model.h5`, or `model.weights.h5` where the model can only be rebuilt by its own code; returns the path."""
+def output_name(job: Job, config: flags.Config) -> str:
+    """`probabilities` or `logits`."""
+    from loopwright import models
+
+    return "probabilities" if models.ends_in_probabilities(config.model.model, job.state.model) else "logits"
+
+
+def plain_loss(job: Job, config: flags.Config) -> tuple[Any, list[str]]:
+    """What plain Keras compiles an exported model with: for class numbers as labels, and so without smoothing."""
     import keras
 
-    from loopwright import models, trainer
+    from_logits = output_name(job, config) == "logits"
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits), ["accuracy"]
+
+
+def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
+    """What an export says of its run: which it is, and so which batch comes after its step."""
+    return {
+        "identity": flags.identity(config),
+        "dataset_fingerprint": dataset.fingerprint,
+        "class_names": list(dataset.class_names),
+    }
+
+
+def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
+    """Writes `model.h5`, or `model.weights.h5` where only the model's own code can rebuild it; returns the path."""
+    from loopwright import trainer
     from loopwright.trainer.twin import RawOperations
 
     state = job.state
-    # Plain labels are class numbers, so a loaded model is compiled for them, without the smoothing.
-    from_logits = not models.ends_in_probabilities(config.model.model, state.model)
-    facts = {"identity": flags.identity(config), "dataset_fingerprint": dataset.fingerprint}
+    loss, metrics = plain_loss(job, config)
+    options = {"loss": loss, "metrics": metrics, "facts": facts(config, dataset)}
     try:
-        return trainer.export_h5(
-            state,
-            folder / "model.h5",
-            dataset.input_shape,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-            metrics=["accuracy"],
-            facts=facts,
-        )
+        return trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
     except RawOperations as error:
         print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
         with trainer.averaged_weights(state.model, state.optimizer):
             return trainer.export_weights(state.model, folder / "model.weights.h5")
+
+
+def exported_model(folder: pathlib.Path) -> pathlib.Path:
+    """What `export_model` wrote into a folder."""
+    weights = folder / "model.weights.h5"
+    return weights if weights.exists() and not (folder / "model.h5").exists() else folder / "model.h5"
 
 
 def make_execution(name: str, steps_per_call: int) -> Execution:

@@ -226,7 +226,7 @@ def _report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool
     total = config.run.epochs or config.run.train_steps or 0
     loss = "nan" if evaluated["loss"] is None else f"{evaluated['loss']:.4f}"
     print(f"accuracy     {evaluated['accuracy']:.4f}, loss {loss} after step {evaluated['step']}")
-    print(f"model        {folder / 'exports' / 'model.h5'}")
+    print(f"model        {jobs.exported_model(folder / 'exports')}")
     print(f"watch        tensorboard --logdir={folder.parent}")
     print(
         f"go on        loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}={total * 2}"
