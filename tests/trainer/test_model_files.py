@@ -89,7 +89,7 @@ CONFIGS = {
     ),
     "vocabulary-of-another-file": (layer("StringLookup", vocabulary="/etc/hostname"), "reads another file"),
     "layer-bomb": (dense(units=1 << 33), "asks for"),
-    "two-layers-bomb": (dense(units=200_000, kernel_initializer="zeros"), "asks for"),
+    "small-layer-bomb": (dense(units=30_000_000, kernel_initializer="zeros"), "asks for"),
 }
 
 
