@@ -17,7 +17,7 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test test-slow lint format typecheck clean distclean
+.PHONY: help train test test-slow browser lint format typecheck clean distclean
 
 help:  ## List the jobs.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,11 @@ test: $(DEV)  ## Run the tests.
 
 test-slow: $(DEV)  ## Run the tests that are too slow for every day: whole matrices of models and optimizers.
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+browser: $(DEV)  ## Run the tests that look at TensorBoard and the report in Chromium; as root on Debian it installs that.
+	@{ command -v chromium && command -v chromedriver; } > /dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; }
+	$(BIN)/pytest tests/browser $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check

@@ -15,10 +15,12 @@ COMMANDS = {
     "evaluate": Command("loopwright.trainer.commands.evaluate", "metrics of a run's checkpoint or of a model file"),
     "predict": Command("loopwright.trainer.commands.predict", "classify images by a run's checkpoint or an export"),
     "export": Command("loopwright.trainer.commands.export", "write .h5, .keras, SavedModel and LiteRT, each checked"),
+    "report": Command("loopwright.trainer.commands.report", "one HTML page about a run, or several side by side"),
     "benchmark": Command("loopwright.trainer.commands.benchmark", "the loop against model.fit on the same job"),
     "parity": Command(
         "loopwright.trainer.commands.parity", "certify that the loop and model.fit reach the same weights"
     ),
     "models": Command("loopwright.trainer.commands.models", "list the models, or summarise one"),
     "datasets": Command("loopwright.trainer.commands.datasets", "list the datasets, or describe one"),
+    "doctor": Command("loopwright.trainer.commands.doctor", "whether this machine is ready, and what to do if not"),
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.commands import setup, sources
+from loopwright.trainer.commands.data_progress import status
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -32,8 +33,9 @@ def run(argv: Sequence[str]) -> int:
         (evaluation, data), _ = flags.parse(
             [*flags.to_arguments(source.config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
         )
-    setup.start_tensorflow()
-    result = _evaluate(source, data, trust=evaluation.trust_file)
+    with status("starting TensorFlow", moves=evaluation.progress == "auto"):
+        setup.start_tensorflow()
+    result = _evaluate(source, data, evaluation.progress, trust=evaluation.trust_file)
     if evaluation.json:
         print(json.dumps(result))
     else:
@@ -42,10 +44,10 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _evaluate(source: sources.Source, data: flags.Data, *, trust: bool) -> dict[str, Any]:
+def _evaluate(source: sources.Source, data: flags.Data, progress: str, *, trust: bool) -> dict[str, Any]:
     from loopwright import trainer
 
-    dataset = setup.load_dataset(data)
+    dataset = setup.load_dataset(data, progress)
     feed = dataset.eval_feed(max(data.batch_size, 250))
     if source.config is None:
         path = source.path or pathlib.Path()
@@ -53,8 +55,10 @@ def _evaluate(source: sources.Source, data: flags.Data, *, trust: bool) -> dict[
     else:
         job, path = sources.restored_job(source, source.config, dataset)
         state, objective = job.state, job.objective
+    with status(f"evaluating {feed.examples_per_epoch:,} samples", moves=progress == "auto"):
+        metrics = trainer.evaluate(state, feed, objective)
     return {
-        "metrics": trainer.evaluate(state, feed, objective),
+        "metrics": metrics,
         "examples": feed.examples_per_epoch,
         "split": dataset.eval_split,
         "from": str(path),

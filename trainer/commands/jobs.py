@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import keras
 
     from loopwright.data import Dataset
+    from loopwright.trainer.clock import Clock
     from loopwright.trainer.execution import Execution
     from loopwright.trainer.objective import Objective
     from loopwright.trainer.state import TrainState
@@ -130,19 +131,13 @@ def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathl
             return trainer.export_weights(state.model, folder / "model.weights.h5")
 
 
-def exported_model(folder: pathlib.Path) -> pathlib.Path:
-    """What `export_model` wrote into a folder."""
-    weights = folder / "model.weights.h5"
-    return weights if weights.exists() and not (folder / "model.h5").exists() else folder / "model.h5"
-
-
-def make_execution(name: str, steps_per_call: int) -> Execution:
+def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -> Execution:
     """An execution by the name that --execution gives it."""
     from loopwright import trainer
 
     if name == "eager":
-        return trainer.eager()
-    return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call)
+        return trainer.eager(clock=clock)
+    return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call, clock=clock)
 
 
 def _boundaries(optimization: flags.Optimization) -> list[int]:
