@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,10 @@ def _saved_model(path: pathlib.Path, trust: bool) -> Predictor:
 
 def _litert(path: pathlib.Path) -> Predictor:
     try:
-        interpreter = tf.lite.Interpreter(str(path))
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # TensorFlow says of it that it will move to a package of its own
+            interpreter = tf.lite.Interpreter(str(path))
         (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
     except (OSError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{path} can't be loaded ({_first_line(error)})") from error

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
+from loopwright.trainer import commit
 
 if TYPE_CHECKING:
     import keras
@@ -121,6 +122,7 @@ def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathl
     from loopwright.trainer.twin import RawOperations
 
     state = job.state
+    commit.sweep(folder)
     loss, metrics = plain_loss(job, config)
     options = {"loss": loss, "metrics": metrics, "facts": facts(config, dataset)}
     try:

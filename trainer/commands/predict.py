@@ -196,7 +196,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         classes = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["top"])
         table.add_row(row["input"], *([row.get("label", "")] if labelled else []), classes)
-    Console().print(table, highlight=False, markup=False)
+    Console(highlight=False, markup=False).print(table)
     if labelled:
         right = sum(row["label"] == row["top"][0]["class"] for row in rows)
         print(f"{right} of {len(rows)} right")
