@@ -179,17 +179,17 @@ def test_images_are_read_scaled_and_resized(
     for index in range(4):
         png = tf.io.encode_png(images[index]).numpy()
         (tmp_path / "images" / f"{index}.png").write_bytes(png)
-    large = tf.image.resize(images[0], (56, 56), "nearest")
-    (tmp_path / "large.png").write_bytes(tf.io.encode_png(tf.cast(large, tf.uint8)).numpy())
+    for name, shape in (("grey", (28, 28, 1)), ("large", (70, 56, 3))):  # the second is resized, and loses its colours
+        (tmp_path / f"{name}.png").write_bytes(tf.io.encode_png(np.full(shape, 128, np.uint8)).numpy())
     model = f"--restore_from={exported / 'exports' / 'model.h5'}"
     split = predictions(loopwright("predict", model, "--split=test[:4]", f"--data_dir={mnist_dir}", "--json"))
-    files = predictions(loopwright("predict", "images", "large.png", model, "--json"))
-    assert [row["input"] for row in files] == [*(f"images/{index}.png" for index in range(4)), "large.png"]
+    files = predictions(loopwright("predict", "images", "grey.png", "large.png", model, "--json"))
+    assert [row["input"] for row in files] == [*(f"images/{index}.png" for index in range(4)), "grey.png", "large.png"]
     for ours, theirs in zip(files[:4], split, strict=True):
         assert [entry["class"] for entry in ours["top"]] == [entry["class"] for entry in theirs["top"]]
         assert ours["top"][0]["probability"] == pytest.approx(theirs["top"][0]["probability"], abs=1e-5)
     assert [row["label"] for row in split] == [str(label) for label in labels[:4]]
-    assert files[4]["top"][0]["class"] == files[0]["top"][0]["class"]
+    assert files[4]["top"] == files[5]["top"] != files[0]["top"]
     table = loopwright("predict", "images/0.png", model)
     assert "images/0.png" in table.out
     assert f"{files[0]['top'][0]['class']} {files[0]['top'][0]['probability']:.3f}" in table.out
