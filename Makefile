@@ -17,7 +17,7 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test faults faults-long browser lint format typecheck clean distclean
+.PHONY: help train test test-slow faults faults-long browser lint format typecheck clean distclean
 
 help:  ## List the jobs.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ train: $(DEMO)  ## Train the default model on the embedded dataset; run again, i
 
 test: $(DEV)  ## Run the tests.
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+test-slow: $(DEV)  ## Run the tests that are too slow for every day: whole matrices of models and optimizers.
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 faults: $(DEV)  ## Kill, starve and damage real runs (about ten minutes), and print a table of what they survived.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'

@@ -235,6 +235,7 @@ class Evaluation:
 
     workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
     restore_from: str | None = flag(None, "A checkpoint folder of the run, or a model.h5 or model.keras.", common=True)
+    trust_file: bool = flag(False, "Open a model file that brings code or names foreign classes: it may do anything.")
     progress: str = flag(
         "auto",
         "What stderr shows: auto (a moving view on a terminal), plain or none.",
@@ -252,6 +253,34 @@ class Verification:
         None, "Steps at which it's killed, comma separated, instead of random moments.", common=True
     )
     kill_seed: int = flag(0, "Seed of the random moments.", minimum=0)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is exported, and in which formats."""
+
+    workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
+    restore_from: str | None = flag(None, "A checkpoint folder of the run (default: its newest).", common=True)
+    formats: str = flag("h5,keras,saved_model,litert", "Formats, comma separated.", common=True)
+    include_preprocessing: bool = flag(
+        False, "SavedModel and LiteRT take uint8 images and scale them to [0, 1].", common=True
+    )
+    output: str | None = flag(None, "Folder for the files (default: exports/ of the run).", common=True)
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What predicts, and how much of it is told."""
+
+    workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
+    restore_from: str | None = flag(
+        None, "A checkpoint folder of the run, or an export: .h5, .keras, .tflite, SavedModel folder.", common=True
+    )
+    split: str | None = flag(None, "Split of the dataset to predict, in TFDS syntax, such as test[:20].", common=True)
+    top: int = flag(3, "Classes to show for each image, the likeliest first.", minimum=1, common=True)
+    trust_file: bool = flag(False, "Open a model file that brings code or names foreign classes: it may do anything.")
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def parse(
 ) -> tuple[list[Any], list[str]]:
     """Parses the words behind a command's name.
 
-    Returns an instance of each group and the positional words (at most one, and only where `positional` names it).
+    Returns an instance of each group and the positional words: none, or at most one where `positional` names it, or any
+    number where that ends in `...`.
     Raises `HelpRequested` for --help and --helpfull, and `UsageError` with one line for a mistake.
     """
     flag_values, words = _read(argv, groups, usage, help_text, positional=positional)
@@ -178,7 +179,8 @@ def _read(
         words = flag_values(["loopwright", *argv])[1:]
     except absl_flags.Error as error:
         raise UsageError(" ".join(str(error).split())) from None
-    if len(words) > (1 if positional else 0):
+    several = positional is not None and positional.endswith("...")
+    if len(words) > (1 if positional else 0) and not several:
         raise UsageError(f"unexpected argument {words[-1]!r}; flags start with --, as in --name=value")
     return flag_values, words
 

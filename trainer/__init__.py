@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from loopwright.trainer.errors import TrainingError
     from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator, predictor
     from loopwright.trainer.execution import eager, graph, xla
-    from loopwright.trainer.export import export_h5
+    from loopwright.trainer.export import export_h5, export_weights
     from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
+    from loopwright.trainer.h5 import load_h5, repair_h5, restore_h5
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
     from loopwright.trainer.objective import Outputs, classification, regression
     from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.state import TrainState
     from loopwright.trainer.step import gradient_step
     from loopwright.trainer.tensorboard import TensorBoard
+    from loopwright.trainer.twin import functional_twin
 
 _HOME = {
     "AbortOnSkips": "precision",
@@ -55,14 +57,19 @@ _HOME = {
     "evaluator": "evaluation",
     "every": "loop",
     "export_h5": "export",
+    "export_weights": "export",
+    "functional_twin": "twin",
     "gradient_step": "step",
     "graph": "execution",
     "keras_callback": "from_keras",
+    "load_h5": "h5",
     "make_optimizer": "optimizers",
     "make_schedule": "optimizers",
     "objective_from_keras": "from_keras",
     "predictor": "evaluation",
     "reduce_on_plateau": "control",
+    "repair_h5": "h5",
+    "restore_h5": "h5",
     "regression": "objective",
     "step_from_keras": "from_keras",
     "train": "loop",
@@ -94,15 +101,20 @@ __all__ = [
     "evaluator",
     "every",
     "export_h5",
+    "export_weights",
+    "functional_twin",
     "gradient_step",
     "graph",
     "keras_callback",
+    "load_h5",
     "make_optimizer",
     "make_schedule",
     "objective_from_keras",
     "predictor",
     "reduce_on_plateau",
     "regression",
+    "repair_h5",
+    "restore_h5",
     "step_from_keras",
     "train",
     "watched",

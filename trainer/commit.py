@@ -46,6 +46,40 @@ def replace_path(path: pathlib.Path, write: Callable[[pathlib.Path], object], *,
     _fsync(path.parent)
 
 
+def write_in_place(path: str | os.PathLike[str], write: Callable[[pathlib.Path], None]) -> None:
+    """Lets `write` make a file or a folder under a temporary name beside `path`, and puts it there when it is whole.
+
+    What was there before stays until then; a failure of `write` leaves it alone.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    _remove(temporary)
+    try:
+        write(temporary)
+        for part in [*temporary.rglob("*"), temporary]:
+            _fsync(part)
+        put_in_place(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames a whole file or folder to `path`; a folder that is there already is kept until the new one has its name."""
+    replaced = path.with_name(f"{_REPLACED}{os.getpid()}-{path.name}")
+    if path.is_dir():
+        _remove(replaced)
+        path.rename(replaced)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(path)
+        raise
+    _fsync(path.parent)
+    _remove(replaced)
+
+
 def commit_folder(
     folder: str | os.PathLike[str], write: Callable[[pathlib.Path], None], facts: Mapping[str, Any]
 ) -> None:
@@ -57,12 +91,11 @@ def commit_folder(
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"{_TEMPORARY}{os.getpid()}-{folder.name}")
-    if temporary.exists():
-        shutil.rmtree(temporary)
+    _remove(temporary)
     try:
         temporary.mkdir()
         _write_whole(temporary, write, facts)
-        _put_in_place(temporary, folder)
+        put_in_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -81,23 +114,6 @@ def _write_whole(temporary: pathlib.Path, write: Callable[[pathlib.Path], None],
     _fsync(temporary / MANIFEST)
     for path in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
         _fsync(path)
-
-
-def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
-    replaced = folder.with_name(f"{_REPLACED}{os.getpid()}-{folder.name}")
-    if folder.exists():
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        folder.rename(replaced)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(folder)
-        raise
-    _fsync(folder.parent)
-    if replaced.exists():
-        shutil.rmtree(replaced)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -162,11 +178,16 @@ def sweep(parent: str | os.PathLike[str]) -> list[str]:
         name = path.name.removeprefix(_REPLACED).partition("-")[2]
         if path.name.startswith(_REPLACED) and not (parent / name).exists():
             path.rename(parent / name)
-        elif path.is_dir():
-            shutil.rmtree(path)
         else:
-            path.unlink()
+            _remove(path)
     return swept
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -63,6 +63,10 @@ class Piecewise(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+#: Our own schedules by name, which Keras alone can't rebuild.
+SCHEDULES = {"Warmup": Warmup, "Piecewise": Piecewise}
+
+
 def make_schedule(
     name: str,
     learning_rate: float,

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -92,3 +93,25 @@ def test_failed_export_leaves_the_old_file(
         trainer.export_h5(state.model, path, (8, 8, 1))
     assert path.read_bytes() == before
     assert names(tmp_path) == ["model.h5"]
+
+
+class Reshaped(Plain):
+    def call(self, inputs: Any) -> Any:
+        return self.dense(keras.ops.reshape(inputs, (-1, 4)))
+
+
+@pytest.mark.parametrize("kind", [Raw, Reshaped])
+def test_weights_of_a_model_of_raw_operations_are_written_with_the_path_of_its_class(
+    tmp_path: pathlib.Path, kind: type
+) -> None:
+    model, other = kind(name="raw"), kind(name="raw")
+    x = np.random.default_rng(0).random((2, 4)).astype("float32")
+    assert not np.array_equal(model(x), other(x))
+    with pytest.raises(trainer.TrainingError, match="export_weights"):
+        trainer.export_h5(model, tmp_path / "model.h5")
+    path = trainer.export_weights(model, tmp_path / "model.weights.h5")
+    other.load_weights(path)
+    assert np.array_equal(model(x), other(x))
+    with h5py.File(path) as file:
+        assert file.attrs["model_class"] == f"{kind.__module__}:{kind.__qualname__}"
+    assert names(tmp_path) == ["model.weights.h5"]

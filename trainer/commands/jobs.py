@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
+from loopwright.trainer import commit
 
 if TYPE_CHECKING:
     import keras
@@ -89,6 +92,47 @@ def build_job(
     )
     state = trainer.TrainState.create(network, optimizer, metrics=metrics, extras=step.extras(network, optimizer))
     return Job(state, objective, step)
+
+
+def output_name(job: Job, config: flags.Config) -> str:
+    """`probabilities` or `logits`."""
+    from loopwright import models
+
+    return "probabilities" if models.ends_in_probabilities(config.model.model, job.state.model) else "logits"
+
+
+def plain_loss(job: Job, config: flags.Config) -> tuple[Any, list[str]]:
+    """What plain Keras compiles an exported model with: for class numbers as labels, and so without smoothing."""
+    import keras
+
+    from_logits = output_name(job, config) == "logits"
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits), ["accuracy"]
+
+
+def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
+    """What an export says of its run: which it is, and so which batch comes after its step."""
+    return {
+        "identity": flags.identity(config),
+        "dataset_fingerprint": dataset.fingerprint,
+        "class_names": list(dataset.class_names),
+    }
+
+
+def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
+    """Writes `model.h5`, or `model.weights.h5` where only the model's own code can rebuild it; returns the path."""
+    from loopwright import trainer
+    from loopwright.trainer.twin import RawOperations
+
+    state = job.state
+    commit.sweep(folder)
+    loss, metrics = plain_loss(job, config)
+    options = {"loss": loss, "metrics": metrics, "facts": facts(config, dataset)}
+    try:
+        return trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
+    except RawOperations as error:
+        print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
+        with trainer.averaged_weights(state.model, state.optimizer):
+            return trainer.export_weights(state.model, folder / "model.weights.h5")
 
 
 def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -> Execution:

@@ -186,8 +186,8 @@ def _train_in(
         )
     if control["early_stop"].exhausted():
         print(f"stopped early: {control['early_stop'].reason()}", file=sys.stderr)
-    with clock.phase("export"), trainer.averaged_weights(state.model, state.optimizer):
-        trainer.export_h5(state.model, folder / "exports" / "model.h5", dataset.input_shape)
+    with clock.phase("export"):
+        jobs.export_model(job, config, dataset, folder / "exports")
     watching.goodput.save()
     watching.tensorboard.finish()
     outcome.write_summary(folder, watching.goodput.summary(), monitor=config.run.monitor)

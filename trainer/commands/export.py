@@ -1,0 +1,104 @@
+"""`loopwright export`: a run's checkpoint in the formats of the field, each loaded again and compared before it counts."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from loopwright import flags
+from loopwright.trainer.commands import setup, sources
+from loopwright.trainer.errors import TrainingError
+
+if TYPE_CHECKING:
+    from loopwright.data import Dataset
+
+USAGE = "usage: loopwright export --workdir=DIR [--flags]"
+HELP = (
+    "Exports the newest checkpoint of a run, or the one that --restore_from names. A new process loads each file and runs "
+    "it on samples of the evaluation split; the files are put into the folder only if all outputs agree with the model's. "
+    "The largest differences stand in its manifest.json."
+)
+GROUPS = (flags.Export, flags.Data)
+
+#: Names of the formats, as `trainer.formats` writes them; here, so that --help needs no TensorFlow.
+FORMATS = ("h5", "keras", "saved_model", "litert")
+_SAMPLES = 64
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses the flags and exports."""
+    (export, data), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
+    formats = [name.strip() for name in export.formats.split(",") if name.strip()]
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        name = unknown[0] if unknown else ""
+        raise flags.UsageError(f"--formats={export.formats}: {flags.nearest(name, FORMATS)}")
+    source = sources.find(export.workdir, export.restore_from)
+    if source.config is None:
+        raise flags.UsageError(f"--restore_from={source.path}: is an export already; give the run's --workdir")
+    (export, data), _ = flags.parse(
+        [*flags.to_arguments(source.config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
+    )
+    setup.start_tensorflow()
+    folder = pathlib.Path(export.output) if export.output else source.folder / "exports"
+    dataset = setup.load_dataset(data)
+    manifest = _export(source, source.config, dataset, folder, list(dict.fromkeys(formats)), export)
+    _print(manifest, folder, formats, as_json=export.json)
+    return 0
+
+
+def _export(
+    source: sources.Source,
+    config: flags.Config,
+    dataset: Dataset,
+    folder: pathlib.Path,
+    formats: list[str],
+    export: flags.Export,
+) -> dict[str, Any]:
+    import numpy as np
+
+    from loopwright.trainer import formats as trainer_formats
+    from loopwright.trainer.commands import jobs
+
+    # Without what a hook keeps, such as early stopping, which isn't made here.
+    job, _ = sources.restored_job(source, config, dataset)
+    if export.include_preprocessing and not _takes_images(dataset):
+        raise flags.UsageError("--include_preprocessing scales uint8 images, which this dataset doesn't hold")
+    inputs = next(iter(dataset.eval_feed(_SAMPLES)()))["x"]
+    if isinstance(inputs, dict):
+        raise TrainingError(f"{dataset.name} has several inputs; export writes models of one input")
+    loss, metrics = jobs.plain_loss(job, config)
+    return trainer_formats.export_all(
+        trainer_formats.Export(
+            state=job.state,
+            samples=np.asarray(inputs),
+            input_name=dataset.input_key or "inputs",
+            output_name=jobs.output_name(job, config),
+            class_names=dataset.class_names,
+            include_preprocessing=export.include_preprocessing,
+            loss=loss,
+            metrics=metrics,
+            facts=jobs.facts(config, dataset),
+        ),
+        folder,
+        formats,
+    )
+
+
+def _takes_images(dataset: Dataset) -> bool:
+    split = getattr(dataset, "split", None)
+    return split is not None and split(dataset.eval_split).specs["x"].dtype.name == "uint8"
+
+
+def _print(manifest: dict[str, Any], folder: pathlib.Path, formats: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"folder": str(folder), **manifest}))
+        return
+    for name, entry in manifest["files"].items():
+        if entry["format"] in formats:
+            print(
+                f"{folder / name!s:<40}  {entry['bytes'] / 1e6:8.2f} MB  {entry['inputs']:<8} step {entry['step']}  largest "
+                f"difference {entry['largest_difference']:.1e} on {entry['samples']} samples"
+            )

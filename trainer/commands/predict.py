@@ -1,0 +1,202 @@
+"""`loopwright predict`: what a run's checkpoint or an export takes images for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from loopwright import flags
+from loopwright.trainer.commands import setup, sources
+from loopwright.trainer.errors import TrainingError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from loopwright.trainer.inference import Predictor
+
+USAGE = (
+    "usage: loopwright predict IMAGE... --workdir=DIR [--flags]\n"
+    "       loopwright predict IMAGE... --restore_from=model.h5 [--flags]\n"
+    "       loopwright predict --split=test[:20] --workdir=DIR [--flags]"
+)
+HELP = (
+    "Classifies image files, all images in a folder, or a split of the dataset, by the newest checkpoint of a run or by an "
+    "export, and shows the likeliest classes with their probabilities."
+)
+GROUPS = (flags.Prediction, flags.Data)
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One input, scaled to [0, 1], with its name, and the name of its class where that is known."""
+
+    name: str
+    x: np.ndarray
+    label: str | None = None
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses the flags and predicts."""
+    (prediction, data), words = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP, positional="IMAGE...")
+    if bool(words) == bool(prediction.split):
+        raise flags.UsageError("give image files or a folder of images, or --split=test[:20] of the dataset")
+    files = _files(words)
+    source = sources.find(prediction.workdir, prediction.restore_from)
+    if source.config is not None:
+        (prediction, data), _ = flags.parse(
+            [*flags.to_arguments(source.config.data), *argv],
+            GROUPS,
+            usage=USAGE,
+            help_text=HELP,
+            positional="IMAGE...",
+        )
+    setup.start_tensorflow()
+    predictor = _predictor(source, data, trust=prediction.trust_file)
+    items = _from_files(files, predictor.input_shape) if files else _from_split(data, prediction.split or "")
+    rows = _predict(predictor, items, prediction.top)
+    if prediction.json:
+        print(json.dumps({"from": str(source.path or source.folder), "predictions": rows}))
+    else:
+        _print(rows)
+    return 0
+
+
+def _files(words: Sequence[str]) -> list[pathlib.Path]:
+    """The image files that the words name, folders by what is in them. Raises UsageError."""
+    files: list[pathlib.Path] = []
+    for word in words:
+        path = pathlib.Path(word)
+        if not path.exists():
+            raise flags.UsageError(f"{word}: no such file or folder")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise flags.UsageError(f"{word}: holds no images ({', '.join(_SUFFIXES)})")
+        files += inside
+    return files
+
+
+def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Predictor:
+    """The model with the names of its classes, and whether it gives probabilities."""
+    from loopwright import models
+    from loopwright.trainer import inference, optimizers
+
+    if source.config is None:
+        path = source.path or pathlib.Path()
+        predictor = inference.open_export(path, trust=trust)
+        return dataclasses.replace(predictor, class_names=predictor.class_names or _class_names(path))
+    import numpy as np
+
+    dataset = setup.load_dataset(data)
+    job, _ = sources.restored_job(source, source.config, dataset)
+    model, name = job.state.model, source.config.model.model
+
+    def call(x: np.ndarray) -> np.ndarray:
+        with optimizers.averaged_weights(model, job.state.optimizer):
+            return np.asarray(model(x, training=False))
+
+    ends = models.ends_in_probabilities(name, model)
+    return inference.Predictor(call, dataset.input_shape, class_names=tuple(dataset.class_names), probabilities=ends)
+
+
+def _class_names(path: pathlib.Path) -> tuple[str, ...]:
+    """The names that the manifest beside an export, or the `.h5` itself, gives the classes; empty where neither does."""
+    from loopwright.trainer import formats, h5
+
+    manifest = path.parent / formats.MANIFEST
+    try:
+        if manifest.is_file():
+            return tuple(json.loads(manifest.read_text(encoding="utf-8"))["class_names"])
+        return tuple(h5.read_group(path)[0]["facts"]["class_names"]) if path.suffix == ".h5" else ()
+    except (OSError, ValueError, KeyError, TypeError, TrainingError):
+        return ()
+
+
+def _from_files(files: Sequence[pathlib.Path], input_shape: Any) -> Iterator[Item]:
+    """The images at the size and with the channels that the model takes."""
+    import numpy as np
+    import tensorflow as tf
+
+    from loopwright.data import decoding
+
+    if not isinstance(input_shape, tuple) or len(input_shape) != 3 or None in input_shape:
+        raise TrainingError(f"the model takes inputs of shape {input_shape}, not images of one size")
+    height, width, channels = input_shape
+    for file in files:
+        try:
+            image = tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
+        except (OSError, tf.errors.OpError, ValueError) as error:
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise TrainingError(f"{file}: is no image that can be read ({line[:160]})") from error
+        if image.shape[:2] != (height, width):
+            image = decoding.resize(image, (height, width))
+        yield Item(str(file), image.numpy() * np.float32(1 / 255))
+
+
+def _from_split(data: flags.Data, split: str) -> Iterator[Item]:
+    dataset = setup.load_dataset(dataclasses.replace(data, eval_split=split))
+    for batch in dataset.eval_feed(_BATCH)():
+        for x, y, index in zip(*(batch[key].numpy() for key in ("x", "y", "index")), strict=True):
+            yield Item(f"{split}#{index}", x, dataset.class_names[y] if dataset.class_names else None)
+
+
+def _predict(predictor: Predictor, items: Iterator[Item], top: int) -> list[dict[str, Any]]:
+    """A row for each item, batch by batch."""
+    rows: list[dict[str, Any]] = []
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == _BATCH:
+            rows, batch = rows + _rows(predictor, batch, top), []
+    return rows + _rows(predictor, batch, top) if batch else rows
+
+
+def _rows(predictor: Predictor, batch: list[Item], top: int) -> list[dict[str, Any]]:
+    import numpy as np
+
+    x = np.stack([item.x for item in batch]).astype(np.float32)
+    if x.shape[1:] != predictor.input_shape:
+        raise TrainingError(f"the model takes inputs of shape {predictor.input_shape}, not {x.shape[1:]}", exit_code=2)
+    outputs = predictor.call(np.rint(x * 255).astype(np.uint8) if predictor.dtype == "uint8" else x)
+    probabilities = _probabilities(np.asarray(outputs, np.float64), predictor.probabilities)
+    rows = []
+    for item, row in zip(batch, probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[:top]
+        names = predictor.class_names
+        classes = [{"class": names[i] if i < len(names) else str(i), "probability": float(row[i])} for i in best]
+        rows.append({"input": item.name, **({} if item.label is None else {"label": item.label}), "top": classes})
+    return rows
+
+
+def _probabilities(outputs: np.ndarray, given: bool | None) -> np.ndarray:
+    """Outputs `[N, classes]` as probabilities; whether they are is told by their sums where the model doesn't say."""
+    import numpy as np
+
+    if given is None:
+        given = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
+    if given:
+        return outputs
+    powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    labelled = any("label" in row for row in rows)
+    table = Table(box=None)
+    for column in ("input", *(["label"] if labelled else []), "classes, likeliest first"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        classes = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["top"])
+        table.add_row(row["input"], *([row.get("label", "")] if labelled else []), classes)
+    Console(highlight=False, markup=False).print(table)
+    if labelled:
+        right = sum(row["label"] == row["top"][0]["class"] for row in rows)
+        print(f"{right} of {len(rows)} right")
