@@ -72,11 +72,11 @@ class TensorBoard:
         """Writes what belongs to no step, in the place of what was said before.
 
         Args:
-          values: hyperparameters by name; those that are None are left out. A folder of runs is a table by them.
+          values: hyperparameters by name; those without a value are left out. A folder of runs is a table by them.
           texts: Markdown by title.
           graph: a GraphDef.
         """
-        known = {name: value for name, value in values.items() if value is not None}
+        known = {name: value for name, value in values.items() if value not in (None, "")}
         summaries = [hparams.hparams_pb(known), *(text_pb(title, text) for title, text in texts.items())]
         now = time.time()
         self._about = [Event(summary=summary, wall_time=now) for summary in summaries]

@@ -7,7 +7,7 @@ from typing import Any
 def test_scalars_of_train_and_eval_share_a_chart(
     server: str, killed_run: pathlib.Path, other_run: pathlib.Path, page: Any, screenshots: pathlib.Path
 ) -> None:
-    page.open(f"{server}/?darkMode=false#timeseries&tagFilter=%5E(loss%7Caccuracy)%24", height=1000)
+    page.open(f"{server}/?darkMode=false&smoothing=0&tagFilter=%5E(loss%7Caccuracy)%24#timeseries", width=1440)
     page.wait_for(lambda: len(page.all("scalar-card line-chart svg, scalar-card line-chart canvas")) >= 2, "charts")
     for run in ("killed/tensorboard/train", "killed/tensorboard/eval", "other/tensorboard/train"):
         page.wait_for(lambda run=run: run in page.text(), run)
@@ -18,7 +18,7 @@ def test_scalars_of_train_and_eval_share_a_chart(
 def test_pictures_of_samples_and_confusion_are_seen(
     server: str, killed_run: pathlib.Path, page: Any, screenshots: pathlib.Path
 ) -> None:
-    page.open(f"{server}/?darkMode=false#timeseries&tagFilter=confusion%7Csurest", height=1000)
+    page.open(f"{server}/?darkMode=false&tagFilter=confusion%7Csurest#timeseries", width=1440, height=1000)
 
     def drawn() -> bool:
         images = page.all("image-card img")
@@ -53,6 +53,6 @@ def test_graph_names_the_layers(server: str, killed_run: pathlib.Path, page: Any
 
 
 def test_histograms_are_seen(server: str, killed_run: pathlib.Path, page: Any, screenshots: pathlib.Path) -> None:
-    page.open(f"{server}/?darkMode=false#timeseries&tagFilter=gradients")
+    page.open(f"{server}/?darkMode=false&tagFilter=gradients#timeseries", width=1440)
     page.wait_for(lambda: page.all("histogram-card tb-histogram svg, histogram-card svg"), "histograms")
     page.screenshot(screenshots / "tensorboard_histograms.png")
