@@ -85,13 +85,10 @@ class TensorBoard:
         replace_events(self.logdir / _ABOUT, self._about)
 
     def finish(self) -> None:
-        """Tells that the run has come to its end, and closes the files."""
+        """Tells that the run has come to its end."""
         # Made of TensorFlow's class of summaries, not of TensorBoard's.
         end = Summary.FromString(hparams_summary.session_end_pb(STATUS_SUCCESS).SerializeToString())
         replace_events(self.logdir / _ABOUT, [*self._about, Event(summary=end, wall_time=time.time())])
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
 
 
 def picture(tag: str, png: bytes) -> Summary:

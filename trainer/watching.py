@@ -116,8 +116,10 @@ class Profile:
     reads_metrics = False
 
     def __init__(self, logdir: str | os.PathLike[str], first: int, last: int) -> None:
-        if not 0 <= first < last:
-            raise ValueError(f"profile_steps={first}:{last}: the first step must come before the last")
+        if not 0 < first < last:
+            raise ValueError(
+                f"profile_steps={first}:{last}: the first step must be at least 1 and come before the last"
+            )
         self.logdir, self.first, self.last = os.fspath(logdir), first, last
         self._running = False
 
@@ -126,10 +128,9 @@ class Profile:
         return next((due for due in (self.first, self.last) if due > step), 2**62)
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
-        step = int(state.step)
         if self._running:
             tf.profiler.experimental.stop()
             self._running = False
-        elif step == self.first:
+        elif int(state.step) == self.first:
             tf.profiler.experimental.start(self.logdir)
             self._running = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -105,11 +106,12 @@ def layers(model: Any) -> list[dict[str, Any]]:
     """The layers of a model as run.json holds them: name, kind, shape of the output where it is known, parameters."""
     found = []
     for layer in model.layers:
-        output = getattr(layer, "output", None) if layer._inbound_nodes else None
-        shape = "" if output is None else str(getattr(output, "shape", "")).replace("None", "batch")
-        found.append(
-            {"name": layer.name, "kind": type(layer).__name__, "output": shape, "parameters": layer.count_params()}
-        )
+        try:
+            shape = str(layer.output.shape).replace("None", "batch")
+        except (AttributeError, ValueError):  # a layer of a subclassed model, or one with several outputs
+            shape = ""
+        parameters = sum(math.prod(weight.shape) for weight in layer.weights)
+        found.append({"name": layer.name, "kind": type(layer).__name__, "output": shape, "parameters": parameters})
     return found
 
 
