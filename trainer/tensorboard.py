@@ -99,17 +99,11 @@ def picture(tag: str, png: bytes) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor_util.make_tensor_proto(parts))])
 
 
-def model_graph(model: keras.Model, input_shape: Any) -> Any:
+def model_graph(model: keras.Model, inputs: Any) -> Any:
     """The GraphDef of a prediction, operations under the names of their layers; traced anew, the model isn't changed.
 
     Args:
-      input_shape: of one sample, without the batch; by name where there are several inputs.
+      inputs: the TensorSpec of a batch's `x`, or several by name.
     """
-
-    def spec(shape: Any) -> Any:
-        if isinstance(shape, Mapping):
-            return {name: spec(part) for name, part in shape.items()}
-        return tf.TensorSpec([None, *shape], tf.float32)
-
-    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec(input_shape))
+    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(inputs)
     return traced.graph.as_graph_def()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
@@ -47,7 +48,7 @@ def test_run_that_goes_on_takes_back_what_it_writes_again(tmp_path: pathlib.Path
 def test_hyperparameters_flags_and_graph_are_there_once(tmp_path: pathlib.Path, make_state: Any) -> None:
     for rate in (0.1, 0.5):
         write = trainer.TensorBoard(tmp_path)
-        graph = model_graph(make_state().model, (8, 8, 1))
+        graph = model_graph(make_state().model, tf.TensorSpec([None, 8, 8, 1]))
         write.describe({"rate": rate, "augment": None, "flip": True}, {"flags": f"rate {rate}"}, graph)
         write.finish()
     found = reader(tmp_path)

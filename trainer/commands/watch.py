@@ -58,8 +58,11 @@ class Watch:
     def __exit__(self, *exc_info: object) -> None:
         self.goodput.save()  # also of a process that is stopped or fails
 
-    def start(self, step: int) -> None:
-        """Cuts what the run takes back when it goes on from a step, and tells TensorBoard what is trained."""
+    def start(self, step: int, inputs: Any) -> None:
+        """Cuts what the run takes back when it goes on from a step, and tells TensorBoard what is trained.
+
+        `inputs` is the spec of a batch's `x`.
+        """
         from loopwright.trainer.tensorboard import model_graph
 
         self.goodput.start(self.jsonl.newest())
@@ -71,8 +74,7 @@ class Watch:
             "flags": _table(flags.flag_values(self.config)),
             "run": _table({k: v for k, v in facts.items() if k != "layers"}),
         }
-        graph = model_graph(self.job.state.model, self.dataset.input_shape)
-        self.tensorboard.describe(typed, texts, graph)
+        self.tensorboard.describe(typed, texts, model_graph(self.job.state.model, inputs))
 
     def hooks(self, feed: Feed, eval_feed: Feed, *, eval_every: int, checkpoint_every: int) -> list[Any]:
         """What is called after evaluation and before a checkpoint."""
