@@ -26,8 +26,9 @@ def test_pictures_of_samples_and_confusion_are_seen(
         return len(sizes) >= 2 and all(size > 200 for size in sizes)
 
     page.wait_for(drawn, "pictures")
-    assert "confusion_matrix" in page.text()
-    assert "samples/surest_mistakes" in page.text()
+    words = "".join(page.text().split())  # TensorBoard breaks long names into parts
+    assert "confusion_matrix" in words
+    assert "samples/surest_mistakes" in words
     page.screenshot(screenshots / "tensorboard_images.png")
 
 
@@ -35,7 +36,7 @@ def test_runs_are_a_table_of_hyperparameters(
     server: str, killed_run: pathlib.Path, other_run: pathlib.Path, page: Any, screenshots: pathlib.Path
 ) -> None:
     page.open(f"{server}/?darkMode=false#hparams", width=1600)
-    for word in ("learning_rate", "batch_size", "cnn", "mlp", "0.003", "killed/tensorboard", "other/tensorboard"):
+    for word in ("learning_rate", "batch_size", "eval.accuracy", "cnn", "mlp", "0.0010000", "0.0030000"):
         page.wait_for(lambda word=word: word in page.text(), word)
     page.screenshot(screenshots / "tensorboard_hparams.png")
 
