@@ -68,16 +68,17 @@ class TensorBoard:
         """Writes the share of each phase in the seconds of a run, as `Goodput` gives them."""
         self.write("train", step, *(scalar_pb(f"goodput/{name}", share) for name, share in summary["share"].items()))
 
-    def describe(self, values: Mapping[str, Any], texts: Mapping[str, str], graph: Any = None) -> None:
+    def describe(self, name: str, values: Mapping[str, Any], texts: Mapping[str, str], graph: Any = None) -> None:
         """Writes what belongs to no step, in the place of what was said before.
 
         Args:
+          name: of the run, in the table of hyperparameters.
           values: hyperparameters by name; those without a value are left out. A folder of runs is a table by them.
           texts: Markdown by title.
           graph: a GraphDef.
         """
         known = {name: value for name, value in values.items() if value not in (None, "")}
-        summaries = [hparams.hparams_pb(known), *(text_pb(title, text) for title, text in texts.items())]
+        summaries = [hparams.hparams_pb(known, trial_id=name), *(text_pb(title, text) for title, text in texts.items())]
         now = time.time()
         self._about = [Event(summary=summary, wall_time=now) for summary in summaries]
         if graph is not None:

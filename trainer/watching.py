@@ -16,14 +16,14 @@ from loopwright.trainer.predictions import Predictions
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.tensorboard import TensorBoard, picture
 
-#: Classes up to which each has an accuracy of its own on TensorBoard.
-_CLASSES = 100
+#: Classes up to which each has an accuracy of its own on TensorBoard, and how many samples a picture there shows.
+_CLASSES, _SAMPLES = 100, 8
 
 
 class Pictures:
     """A hook that predicts a split, keeps the predictions in a file, and shows them on TensorBoard.
 
-    Written at the step: the first samples and the surest mistakes with predicted and true names, the confusion matrix, and
+    Written at the step: eight first samples and surest mistakes with predicted and true names, the confusion matrix, and
     the accuracy of each class (as far as they are no more than 100).
 
     Args:
@@ -59,6 +59,7 @@ class Pictures:
         drawn = [picture("confusion_matrix", pictures.confusion_picture(found.confusion(), self.names))]
         if found.inputs.ndim == 4 and found.inputs.shape[-1] in (1, 3):
             for tag, places in (("samples/first", found.first), ("samples/surest_mistakes", found.mistakes)):
+                places = places[:_SAMPLES]
                 if len(places):
                     rows = found.shown[places]
                     names = (

@@ -18,10 +18,10 @@ def test_scalars_of_train_and_eval_share_a_chart(
 def test_pictures_of_samples_and_confusion_are_seen(
     server: str, killed_run: pathlib.Path, page: Any, screenshots: pathlib.Path
 ) -> None:
-    page.open(f"{server}/?darkMode=false&tagFilter=confusion%7Csurest#timeseries", width=1440, height=1000)
+    page.open(f"{server}/?darkMode=false#images&tagFilter=confusion%7Csurest", height=900)
 
     def drawn() -> bool:
-        images = page.all("image-card img")
+        images = page.all("#main-image-container img")
         sizes = [page.driver.execute_script("return arguments[0].naturalWidth", image) for image in images]
         return len(sizes) >= 2 and all(size > 200 for size in sizes)
 
@@ -36,7 +36,17 @@ def test_runs_are_a_table_of_hyperparameters(
     server: str, killed_run: pathlib.Path, other_run: pathlib.Path, page: Any, screenshots: pathlib.Path
 ) -> None:
     page.open(f"{server}/?darkMode=false#hparams", width=1600)
-    for word in ("learning_rate", "batch_size", "eval.accuracy", "cnn", "mlp", "0.0010000", "0.0030000"):
+    for word in (
+        "learning_rate",
+        "batch_size",
+        "eval.accuracy",
+        "cnn",
+        "mlp",
+        "0.0010000",
+        "0.0030000",
+        "killed",
+        "other",
+    ):
         page.wait_for(lambda word=word: word in page.text(), word)
     page.screenshot(screenshots / "tensorboard_hparams.png")
 

@@ -49,11 +49,13 @@ def test_hyperparameters_flags_and_graph_are_there_once(tmp_path: pathlib.Path, 
     for rate in (0.1, 0.5):
         write = trainer.TensorBoard(tmp_path)
         graph = model_graph(make_state().model, tf.TensorSpec([None, 8, 8, 1]))
-        write.describe({"rate": rate, "augment": None, "flip": True}, {"flags": f"rate {rate}"}, graph)
+        write.describe("mine", {"rate": rate, "augment": None, "flip": True}, {"flags": f"rate {rate}"}, graph)
         write.finish()
     found = reader(tmp_path)
     start = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
-    values = metadata.parse_session_start_info_plugin_data(start).hparams
+    told = metadata.parse_session_start_info_plugin_data(start)
+    assert told.group_name == "mine"
+    values = told.hparams
     assert {name: value.number_value or value.bool_value for name, value in values.items()} == {
         "rate": 0.5,
         "flip": True,

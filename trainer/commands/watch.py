@@ -74,7 +74,8 @@ class Watch:
             "flags": _table(flags.flag_values(self.config)),
             "run": _table({k: v for k, v in facts.items() if k != "layers"}),
         }
-        self.tensorboard.describe(typed, texts, model_graph(self.job.state.model, inputs))
+        graph = model_graph(self.job.state.model, inputs)
+        self.tensorboard.describe(self.folder.resolve().name, typed, texts, graph)
 
     def hooks(self, feed: Feed, eval_feed: Feed, *, eval_every: int, checkpoint_every: int) -> list[Any]:
         """What is called after evaluation and before a checkpoint."""
