@@ -28,7 +28,7 @@ train: $(DEMO)  ## Train the default model on the embedded dataset; run again, i
 test: $(DEV)  ## Run the tests.
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
-faults: $(DEV)  ## Kill, starve and damage real runs (about ten minutes), and print a table of what they survived.
+faults: $(DEV)  ## Kill, starve and damage real runs, and print a table of what they survived.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
 	FAULTS=full $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
 
