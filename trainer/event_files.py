@@ -53,10 +53,6 @@ class EventFile:
         """Hands everything to the operating system, which keeps it when this process is killed."""
         self._writer.flush()
 
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        self._writer.close()
-
 
 def event_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
     """The event files of a folder, in the order in which TensorBoard reads them."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_TILE, _CAPTION, _GAP = 112, 34, 8
+#: TensorBoard shows a picture 320 pixels wide, and makes larger ones smaller without smoothing: that is what fits.
+_COLUMNS, _TILE, _CAPTION, _GAP = 4, 70, 40, 8
 _RIGHT, _WRONG, _INK = (20, 120, 60), (190, 30, 30), (40, 40, 40)
 #: Classes up to which a confusion matrix has names and numbers.
 _NAMED = 30
@@ -20,56 +21,52 @@ def png_of(pixels: np.ndarray, side: int = 0) -> bytes:
     return _encoded(_image(pixels, side))
 
 
-def sheet(
-    images: np.ndarray,
-    labels: Sequence[str],
-    predicted: Sequence[str],
-    confidence: Sequence[float],
-    *,
-    columns: int = 8,
-) -> bytes:
+def sheet(images: np.ndarray, labels: Sequence[str], predicted: Sequence[str], confidence: Sequence[float]) -> bytes:
     """A PNG with a tile for each image of `[N, H, W, 1 or 3]`: under it the prediction, and the truth where it is wrong."""
-    rows = -(-len(images) // columns)
-    width, height = columns * (_TILE + _GAP) + _GAP, rows * (_TILE + _CAPTION + _GAP) + _GAP
-    canvas = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    rows = -(-len(images) // _COLUMNS)
+    size = _COLUMNS * (_TILE + _GAP) + _GAP, rows * (_TILE + _CAPTION + _GAP) + _GAP
+    canvas = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
     for place, pixels in enumerate(images):
-        x = _GAP + place % columns * (_TILE + _GAP)
-        y = _GAP + place // columns * (_TILE + _CAPTION + _GAP)
-        canvas.paste(_image(pixels, _TILE).resize((_TILE, _TILE), Image.Resampling.NEAREST), (x, y))
+        x = _GAP + place % _COLUMNS * (_TILE + _GAP)
+        y = _GAP + place // _COLUMNS * (_TILE + _CAPTION + _GAP)
+        canvas.paste(_image(pixels, _TILE).resize((_TILE, _TILE), Image.Resampling.BILINEAR), (x, y))
         right = labels[place] == predicted[place]
-        says = f"{_short(predicted[place], 12)} {confidence[place]:.0%}"
-        draw.text((x, y + _TILE + 2), says, fill=_RIGHT if right else _WRONG, font=font)
-        if not right:
-            draw.text((x, y + _TILE + 17), f"is {_short(labels[place], 15)}", fill=_INK, font=font)
+        lines = [predicted[place], f"{confidence[place]:.0%} sure"] + ([] if right else [f"is {labels[place]}"])
+        for line, text in enumerate(lines):
+            ink = _INK if line else (_RIGHT if right else _WRONG)
+            draw.text((x, y + _TILE + 1 + 13 * line), _fitted(text, font, _TILE), fill=ink, font=font)
     return _encoded(canvas)
 
 
-def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> bytes:
-    """A PNG of a confusion matrix `[C, C]` of counts: a row for each true class, coloured by its share."""
+def confusion_picture(confusion: np.ndarray, names: Sequence[str], *, cell: int = 24) -> bytes:
+    """A PNG of a confusion matrix `[C, C]` of counts: a row for each true class, coloured by its share.
+
+    `cell` is the side of a class in pixels; above 30 classes there are no names and no numbers.
+    """
     classes = len(confusion)
     if classes > _NAMED:
         return _encoded(_image(1 - _shares(confusion)[..., np.newaxis], 600))
-    cell, font = 44, ImageFont.load_default(13)
-    shown = [_short(name, 14) for name in names]
-    margin = int(max(font.getlength(name) for name in shown)) + 34
+    font = ImageFont.load_default(max(9, cell // 3 + 1))
+    shown = [_fitted(name, font, 5 * cell // 2) for name in names]
+    margin = int(max(font.getlength(name) for name in shown)) + 30
     side = margin + classes * cell + _GAP
     canvas = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(canvas)
     for row, shares in enumerate(_shares(confusion)):
         y = margin + row * cell
-        draw.text((margin - 8, y + cell / 2), shown[row], fill=_INK, font=font, anchor="rm")
+        draw.text((margin - 6, y + cell / 2), shown[row], fill=_INK, font=font, anchor="rm")
         for column, share in enumerate(shares):
             x = margin + column * cell
             draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=_colour(share, row == column))
             if confusion[row, column]:
                 ink = "white" if share > 0.6 else _INK
-                number = str(confusion[row, column])
+                number = _fitted(str(confusion[row, column]), font, cell)
                 draw.text((x + cell / 2 - 1, y + cell / 2 - 1), number, fill=ink, font=font, anchor="mm")
     for column, name in enumerate(shown):
-        _vertical(canvas, name, font, (margin + column * cell + cell // 2, margin - 8))
-    draw.text((margin + classes * cell / 2, 4), "predicted", fill=_INK, font=font, anchor="ma")
-    _vertical(canvas, "true", font, (12, margin + classes * cell // 2 + 16))
+        _vertical(canvas, name, font, (margin + column * cell + cell // 2, margin - 6))
+    draw.text((margin + classes * cell / 2, 2), "predicted", fill=_INK, font=font, anchor="ma")
+    _vertical(canvas, "true", font, (8, margin + classes * cell // 2 + 16))
     return _encoded(canvas)
 
 
@@ -100,8 +97,11 @@ def _image(pixels: np.ndarray, side: int) -> Any:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) if scale > 1 else image
 
 
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _fitted(text: str, font: Any, width: int) -> str:
+    """The text, or as much of its beginning as fits, with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    return next(f"{text[:n]}…" for n in range(len(text) - 1, -1, -1) if font.getlength(f"{text[:n]}…") <= width)
 
 
 def _encoded(image: Any) -> bytes:

@@ -68,16 +68,17 @@ class TensorBoard:
         """Writes the share of each phase in the seconds of a run, as `Goodput` gives them."""
         self.write("train", step, *(scalar_pb(f"goodput/{name}", share) for name, share in summary["share"].items()))
 
-    def describe(self, values: Mapping[str, Any], texts: Mapping[str, str], graph: Any = None) -> None:
+    def describe(self, name: str, values: Mapping[str, Any], texts: Mapping[str, str], graph: Any = None) -> None:
         """Writes what belongs to no step, in the place of what was said before.
 
         Args:
-          values: hyperparameters by name; those that are None are left out. A folder of runs is a table by them.
+          name: of the run, in the table of hyperparameters.
+          values: hyperparameters by name; those without a value are left out. A folder of runs is a table by them.
           texts: Markdown by title.
           graph: a GraphDef.
         """
-        known = {name: value for name, value in values.items() if value is not None}
-        summaries = [hparams.hparams_pb(known), *(text_pb(title, text) for title, text in texts.items())]
+        known = {name: value for name, value in values.items() if value not in (None, "")}
+        summaries = [hparams.hparams_pb(known, trial_id=name), *(text_pb(title, text) for title, text in texts.items())]
         now = time.time()
         self._about = [Event(summary=summary, wall_time=now) for summary in summaries]
         if graph is not None:
@@ -85,13 +86,10 @@ class TensorBoard:
         replace_events(self.logdir / _ABOUT, self._about)
 
     def finish(self) -> None:
-        """Tells that the run has come to its end, and closes the files."""
+        """Tells that the run has come to its end."""
         # Made of TensorFlow's class of summaries, not of TensorBoard's.
         end = Summary.FromString(hparams_summary.session_end_pb(STATUS_SUCCESS).SerializeToString())
         replace_events(self.logdir / _ABOUT, [*self._about, Event(summary=end, wall_time=time.time())])
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
 
 
 def picture(tag: str, png: bytes) -> Summary:
@@ -102,17 +100,11 @@ def picture(tag: str, png: bytes) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor_util.make_tensor_proto(parts))])
 
 
-def model_graph(model: keras.Model, input_shape: Any) -> Any:
+def model_graph(model: keras.Model, inputs: Any) -> Any:
     """The GraphDef of a prediction, operations under the names of their layers; traced anew, the model isn't changed.
 
     Args:
-      input_shape: of one sample, without the batch; by name where there are several inputs.
+      inputs: the TensorSpec of a batch's `x`, or several by name.
     """
-
-    def spec(shape: Any) -> Any:
-        if isinstance(shape, Mapping):
-            return {name: spec(part) for name, part in shape.items()}
-        return tf.TensorSpec([None, *shape], tf.float32)
-
-    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec(input_shape))
+    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(inputs)
     return traced.graph.as_graph_def()

@@ -16,14 +16,14 @@ from loopwright.trainer.predictions import Predictions
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.tensorboard import TensorBoard, picture
 
-#: Classes up to which each has an accuracy of its own on TensorBoard.
-_CLASSES = 100
+#: Classes up to which each has an accuracy of its own on TensorBoard, and how many samples a picture there shows.
+_CLASSES, _SAMPLES = 100, 8
 
 
 class Pictures:
     """A hook that predicts a split, keeps the predictions in a file, and shows them on TensorBoard.
 
-    Written at the step: the first samples and the surest mistakes with predicted and true names, the confusion matrix, and
+    Written at the step: eight first samples and surest mistakes with predicted and true names, the confusion matrix, and
     the accuracy of each class (as far as they are no more than 100).
 
     Args:
@@ -59,6 +59,7 @@ class Pictures:
         drawn = [picture("confusion_matrix", pictures.confusion_picture(found.confusion(), self.names))]
         if found.inputs.ndim == 4 and found.inputs.shape[-1] in (1, 3):
             for tag, places in (("samples/first", found.first), ("samples/surest_mistakes", found.mistakes)):
+                places = places[:_SAMPLES]
                 if len(places):
                     rows = found.shown[places]
                     names = (
@@ -116,8 +117,10 @@ class Profile:
     reads_metrics = False
 
     def __init__(self, logdir: str | os.PathLike[str], first: int, last: int) -> None:
-        if not 0 <= first < last:
-            raise ValueError(f"profile_steps={first}:{last}: the first step must come before the last")
+        if not 0 < first < last:
+            raise ValueError(
+                f"profile_steps={first}:{last}: the first step must be at least 1 and come before the last"
+            )
         self.logdir, self.first, self.last = os.fspath(logdir), first, last
         self._running = False
 
@@ -126,10 +129,9 @@ class Profile:
         return next((due for due in (self.first, self.last) if due > step), 2**62)
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
-        step = int(state.step)
         if self._running:
             tf.profiler.experimental.stop()
             self._running = False
-        elif step == self.first:
+        elif int(state.step) == self.first:
             tf.profiler.experimental.start(self.logdir)
             self._running = True

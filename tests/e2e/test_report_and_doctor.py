@@ -42,10 +42,10 @@ def test_report_of_a_run_that_has_only_begun(loopwright: Any, run_folder: pathli
 
 
 def test_report_shows_differences_of_exports(loopwright: Any, run_folder: pathlib.Path) -> None:
-    manifest = {"files": {"model.h5": {"max_difference": 1.5e-07}}}
+    manifest = {"files": {"model.h5": {"largest_difference": 1.5e-07}}}
     (run_folder / "exports" / "manifest.json").write_text(json.dumps(manifest))
     assert loopwright("report", "--workdir=run").code == 0
-    assert "max_difference 1.5e-07" in (run_folder / "report.html").read_text(encoding="utf-8")
+    assert "largest difference of outputs 1.5e-07" in (run_folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_names_in_a_report_are_no_html(loopwright: Any, run_folder: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
@@ -47,12 +48,14 @@ def test_run_that_goes_on_takes_back_what_it_writes_again(tmp_path: pathlib.Path
 def test_hyperparameters_flags_and_graph_are_there_once(tmp_path: pathlib.Path, make_state: Any) -> None:
     for rate in (0.1, 0.5):
         write = trainer.TensorBoard(tmp_path)
-        graph = model_graph(make_state().model, (8, 8, 1))
-        write.describe({"rate": rate, "augment": None, "flip": True}, {"flags": f"rate {rate}"}, graph)
+        graph = model_graph(make_state().model, tf.TensorSpec([None, 8, 8, 1]))
+        write.describe("mine", {"rate": rate, "augment": None, "flip": True}, {"flags": f"rate {rate}"}, graph)
         write.finish()
     found = reader(tmp_path)
     start = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
-    values = metadata.parse_session_start_info_plugin_data(start).hparams
+    told = metadata.parse_session_start_info_plugin_data(start)
+    assert told.group_name == "mine"
+    values = told.hparams
     assert {name: value.number_value or value.bool_value for name, value in values.items()} == {
         "rate": 0.5,
         "flip": True,

@@ -215,7 +215,7 @@ def _predictions(run: Run) -> dict[str, Any] | None:
     return {
         "step": found.step,
         "samples": len(found.labels),
-        "confusion": _data_uri(pictures.confusion_picture(confusion, names)),
+        "confusion": _data_uri(pictures.confusion_picture(confusion, names, cell=44)),
         "classes": classes,
         "mistakes": mistakes,
         "wrong": int((found.labels != found.predicted).sum()),
@@ -229,16 +229,16 @@ def _data_uri(png: bytes) -> str:
 
 
 def _exports(run: Run) -> list[tuple[str, str, str]]:
-    """Files in `exports/`: name, size, and what the manifest says of its difference from the model that was trained."""
+    """Files in `exports/`: name, size, and how far its outputs differ from the trained model's, as the manifest says."""
     folder = run.folder / "exports"
     files = sorted(path for path in folder.iterdir() if path.name != "manifest.json") if folder.is_dir() else []
-    told = run.exports.get("exports", run.exports.get("files", {}))
+    told = run.exports.get("files", {})
     rows = []
     for path in files:
         parts = path.rglob("*") if path.is_dir() else [path]
         size = sum(part.stat().st_size for part in parts if part.is_file())
-        facts = told.get(path.name, {}) if isinstance(told, dict) else {}
-        said = ", ".join(f"{name} {value}" for name, value in facts.items() if "difference" in name)
+        difference = told.get(path.name, {}).get("largest_difference")
+        said = "" if difference is None else f"largest difference of outputs {difference:.2g}"
         rows.append((path.name, f"{size / 1e6:.2f} MB", said))
     return rows
 

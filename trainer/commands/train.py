@@ -121,7 +121,7 @@ def _train(config: flags.Config, clock: Clock) -> int:
         outcome.report(config, folder, finished_before=True)
         return 0
 
-    watching.start(start)
+    watching.start(start, feed.element_spec["x"])
     progress.start(start)
     eval_every, checkpoint_every = config.run.eval_every or epoch, config.run.checkpoint_every or epoch
     clock.end_phase("start")

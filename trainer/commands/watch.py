@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,11 @@ class Watch:
     def __exit__(self, *exc_info: object) -> None:
         self.goodput.save()  # also of a process that is stopped or fails
 
-    def start(self, step: int) -> None:
-        """Cuts what the run takes back when it goes on from a step, and tells TensorBoard what is trained."""
+    def start(self, step: int, inputs: Any) -> None:
+        """Cuts what the run takes back when it goes on from a step, and tells TensorBoard what is trained.
+
+        `inputs` is the spec of a batch's `x`.
+        """
         from loopwright.trainer.tensorboard import model_graph
 
         self.goodput.start(self.jsonl.newest())
@@ -70,8 +74,8 @@ class Watch:
             "flags": _table(flags.flag_values(self.config)),
             "run": _table({k: v for k, v in facts.items() if k != "layers"}),
         }
-        graph = model_graph(self.job.state.model, self.dataset.input_shape)
-        self.tensorboard.describe(typed, texts, graph)
+        graph = model_graph(self.job.state.model, inputs)
+        self.tensorboard.describe(self.folder.resolve().name, typed, texts, graph)
 
     def hooks(self, feed: Feed, eval_feed: Feed, *, eval_every: int, checkpoint_every: int) -> list[Any]:
         """What is called after evaluation and before a checkpoint."""
@@ -105,11 +109,12 @@ def layers(model: Any) -> list[dict[str, Any]]:
     """The layers of a model as run.json holds them: name, kind, shape of the output where it is known, parameters."""
     found = []
     for layer in model.layers:
-        output = getattr(layer, "output", None) if layer._inbound_nodes else None
-        shape = "" if output is None else str(getattr(output, "shape", "")).replace("None", "batch")
-        found.append(
-            {"name": layer.name, "kind": type(layer).__name__, "output": shape, "parameters": layer.count_params()}
-        )
+        try:
+            shape = str(layer.output.shape).replace("None", "batch")
+        except (AttributeError, ValueError):  # a layer of a subclassed model, or one with several outputs
+            shape = ""
+        parameters = sum(math.prod(weight.shape) for weight in layer.weights)
+        found.append({"name": layer.name, "kind": type(layer).__name__, "output": shape, "parameters": parameters})
     return found
 
 
