@@ -143,7 +143,7 @@ def test_float16_tells_of_the_updates_that_it_skips(
     assert 3 < skipped <= last["skipped_steps"] < 20
     for record in (first, last):
         assert record["loss_scale"] == 2.0 ** (15 - record["skipped_steps"])
-    where = f"the gradient of first/kernel is not finite, loss scale {2 ** (15 - skipped)}"
+    where = f"the gradient of sequential/first/kernel is not finite, loss scale {2 ** (15 - skipped)}"
     assert f"step 10: {skipped} updates skipped so far; {where}" in " ".join(result.err.split())
     assert result.err.count("skipped so far") == 1 + (last["skipped_steps"] > skipped)
     failed = loopwright(*words, "--max_skipped_steps=3", "--workdir=other")
