@@ -10,6 +10,10 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 TRAIN_ARGS ?=
 
+RESULTS := benchmarks/results
+CIFAR_SHAPED := benchmarks.images:cifar_shaped
+MATRIX := --batch_size=32,128 --precision=float32,mixed_bfloat16
+
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/installed-demo
@@ -17,7 +21,7 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test lint format typecheck clean distclean
+.PHONY: help train test parity benchmark peers gpu lint format typecheck clean distclean
 
 help:  ## List the jobs.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +31,30 @@ train: $(DEMO)  ## Train the default model on the embedded dataset; run again, i
 
 test: $(DEV)  ## Run the tests.
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+parity: $(DEV)  ## Certify that the loop and model.fit train alike, 200 steps of each model that makes it hard.
+	@for model in mlp cnn cnn_subclass resnet20; do $(BIN)/loopwright parity --model=$$model || exit 1; done
+
+# Quiet machine, please. The steps are fewer where a step takes long.
+benchmark: $(DEV)  ## Measure everything in docs/performance.md anew (peers where `make peers` was), and write the page.
+	$(BIN)/loopwright benchmark $(MATRIX) --model=mlp --train_steps=500 --output=$(RESULTS)/mlp --curves
+	$(BIN)/python benchmarks/fit_alone.py --model=mlp --steps=500 > $(RESULTS)/mlp/fit_alone.json
+	$(BIN)/loopwright benchmark $(MATRIX) --model=cnn --train_steps=50 --output=$(RESULTS)/cnn --dataset=$(CIFAR_SHAPED)
+	$(BIN)/python benchmarks/fit_alone.py --model=cnn --steps=50 --dataset=$(CIFAR_SHAPED) > $(RESULTS)/cnn/fit_alone.json
+	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
+	$(BIN)/python benchmarks/tables.py
+
+peers: $(DEV)  ## Set up Orbit and PyTorch in environments of their own, and measure them.
+	$(PYTHON) -m venv .venv-orbit
+	.venv-orbit/bin/python -m pip install --quiet --requirement benchmarks/peers/orbit.txt
+	.venv-orbit/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/orbit-itself.txt
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --requirement benchmarks/peers/torch.txt
+	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
+
+gpu: $(DEV)  ## On a machine with a GPU: parity and benchmark in every precision, into benchmarks/results/gpu.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gpu]'
+	$(BIN)/python benchmarks/gpu.py
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check
@@ -43,8 +71,8 @@ typecheck: $(DEV)  ## Check the types. The link gives mypy a folder named loopwr
 clean:  ## Delete caches and built files. Keeps .venv, and runs/ in any case.
 	rm -rf build dist *.egg-info .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-distclean: clean  ## Delete .venv, too.
-	rm -rf $(VENV)
+distclean: clean  ## Delete .venv and the peers' environments, too.
+	rm -rf $(VENV) .venv-orbit .venv-torch
 
 # The set-up. The files installed-* stand for a finished install, so that it is repeated only when its inputs change.
 $(BIN)/python:
