@@ -21,7 +21,7 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test parity benchmark peers gpu lint format typecheck clean distclean
+.PHONY: help train test parity benchmark peers gpu browser lint format typecheck clean distclean
 
 help:  ## List the jobs.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,11 @@ peers: $(DEV)  ## Set up Orbit and PyTorch in environments of their own, and mea
 gpu: $(DEV)  ## On a machine with a GPU: parity and benchmark in every precision, into benchmarks/results/gpu.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gpu]'
 	$(BIN)/python benchmarks/gpu.py
+
+browser: $(DEV)  ## Run the tests that look at TensorBoard and the report in Chromium; as root on Debian it installs that.
+	@{ command -v chromium && command -v chromedriver; } > /dev/null || [ "$$(id -u)" != 0 ] || \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; }
+	$(BIN)/pytest tests/browser $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check the code's style.
 	$(BIN)/ruff check

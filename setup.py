@@ -13,7 +13,8 @@ PACKAGES = {
 }
 
 DEMO = ["mlxtend>=0.23"]
-PLOTS = ["matplotlib>=3.8", "jinja2>=3.1"]
+PLOTS = ["matplotlib>=3.8", "jinja2>=3.1", "pillow>=10.1"]
+BROWSER = ["selenium>=4.48"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 
 setup(
@@ -27,7 +28,7 @@ setup(
     python_requires=">=3.11",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={name: ["py.typed"] for name in PACKAGES},
+    package_data={name: ["py.typed", "*.jinja"] for name in PACKAGES},
     install_requires=[
         "absl-py>=2.1",
         "importlib_resources>=6",  # TFDS imports it and does not declare it
@@ -41,9 +42,11 @@ setup(
     extras_require={
         "demo": DEMO,
         "plots": PLOTS,
+        "profile": ["xprof>=2.20"],
+        "browser": BROWSER,
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "test": TEST + DEMO + PLOTS,
-        "dev": TEST + DEMO + PLOTS + ["ruff>=0.9", "mypy>=1.13", "build>=1.2"],
+        "dev": TEST + DEMO + PLOTS + BROWSER + ["ruff>=0.9", "mypy>=1.13", "build>=1.2"],
     },
     entry_points={"console_scripts": ["loopwright = loopwright.trainer.__main__:main"]},
     classifiers=[

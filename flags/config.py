@@ -181,6 +181,20 @@ class Run:
     eval_every: int | None = flag(None, "Steps between evaluations (default: an epoch).", minimum=1)
     checkpoint_every: int | None = flag(None, "Steps between checkpoints (default: an epoch).", minimum=1)
     keep: int = flag(3, "Checkpoints to keep.", minimum=1)
+    progress: str = flag(
+        "auto",
+        "What stderr shows: auto (a moving view on a terminal, else lines), plain (lines), none.",
+        choices=("auto", "plain", "none"),
+    )
+    pictures_every: int | None = flag(
+        None, "Steps between pictures and class accuracies on TensorBoard (default: five times a run).", minimum=1
+    )
+    histograms_every: int | None = flag(
+        None, "Steps between histograms of weights and gradients on TensorBoard (default: none).", minimum=1
+    )
+    profile_steps: str | None = flag(
+        None, "FIRST:LAST: record TensorFlow's profile of these steps for TensorBoard (extra profile to see it)."
+    )
     overwrite: bool = flag(False, "Move another run's folder aside and start anew; nothing is deleted.")
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
@@ -191,6 +205,11 @@ class Evaluation:
 
     workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
     restore_from: str | None = flag(None, "A checkpoint folder of the run, or a model.h5 or model.keras.", common=True)
+    progress: str = flag(
+        "auto",
+        "What stderr shows: auto (a moving view on a terminal), plain or none.",
+        choices=("auto", "plain", "none"),
+    )
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 
@@ -247,6 +266,25 @@ class Description:
         None, "PNG file for a sheet of training images, with --augment changed ones beside (extra plots).", common=True
     )
     seed: int = flag(0, "Seed of the order of samples and of --augment.", minimum=0)
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page is about."""
+
+    workdir: str | None = flag(None, "Folder of a run; several with commas stand side by side.", common=True)
+    output: str | None = flag(
+        None, "The HTML file (default: report.html in the folder of the run; here for several).", common=True
+    )
+    json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What is examined."""
+
+    data_dir: str | None = flag(None, "Folder of prepared TFDS datasets (default: TFDS's own).", common=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,13 @@ def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[.
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def installed() -> tuple[str, dict[str, str]]:
+    """The console script, and an environment in which it keeps what TensorFlow says to itself."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return str(pathlib.Path(sys.executable).with_name("loopwright")), environment
 
 
 @pytest.fixture(scope="session")

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from loopwright.trainer.choose import choose
     from loopwright.trainer.control import early_stop, reduce_on_plateau
     from loopwright.trainer.errors import TrainingError
-    from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator
+    from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator, predictor
     from loopwright.trainer.execution import eager, graph, xla
     from loopwright.trainer.export import export_h5
     from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
     from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
-    from loopwright.trainer.objective import Outputs, classification
+    from loopwright.trainer.objective import Outputs, classification, regression
     from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
     from loopwright.trainer.parity import Certificate, certify
     from loopwright.trainer.precision import AbortOnSkips
-    from loopwright.trainer.records import JsonLines, Log, TensorBoard
+    from loopwright.trainer.records import JsonLines, Log
+    from loopwright.trainer.retrace import watched
     from loopwright.trainer.state import TrainState
     from loopwright.trainer.step import gradient_step
+    from loopwright.trainer.tensorboard import TensorBoard
 
 _HOME = {
     "AbortOnSkips": "precision",
@@ -39,7 +41,7 @@ _HOME = {
     "Log": "records",
     "Outputs": "objective",
     "StopTraining": "loop",
-    "TensorBoard": "records",
+    "TensorBoard": "tensorboard",
     "TrainState": "state",
     "TrainingError": "errors",
     "at_end": "loop",
@@ -59,9 +61,12 @@ _HOME = {
     "make_optimizer": "optimizers",
     "make_schedule": "optimizers",
     "objective_from_keras": "from_keras",
+    "predictor": "evaluation",
     "reduce_on_plateau": "control",
+    "regression": "objective",
     "step_from_keras": "from_keras",
     "train": "loop",
+    "watched": "retrace",
     "xla": "execution",
 }
 
@@ -95,9 +100,12 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "objective_from_keras",
+    "predictor",
     "reduce_on_plateau",
+    "regression",
     "step_from_keras",
     "train",
+    "watched",
     "xla",
 ]
 

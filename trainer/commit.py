@@ -26,9 +26,13 @@ class Damaged(Exception):
 
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file so that a reader sees the old content or the new, whole, whatever happens meanwhile."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
+    replace_path(pathlib.Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def replace_path(path: pathlib.Path, write: Callable[[pathlib.Path], object], *, name: str | None = None) -> None:
+    """Lets `write(temporary)` make a file that then takes the place of `path`; `name` is part of the temporary one."""
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{name or path.name}")
+    write(temporary)
     _fsync(temporary)
     temporary.replace(path)
     _fsync(path.parent)

@@ -6,13 +6,16 @@ returns how many it ran. The metrics of each step are added to the state's windo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
 
+from loopwright.trainer.clock import Clock
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.objective import Metric
+from loopwright.trainer.retrace import specs, warn_of_retrace
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.step import Batch, Step
 
@@ -25,17 +28,27 @@ class Execution(Protocol):
     def __call__(self, state: TrainState, step: Step, feed: Any) -> Run: ...
 
 
-def graph(steps_per_call: int = 50) -> Execution:
-    """Up to `steps_per_call` steps in one `tf.function`: a `tf.while` over the iterator, traced once."""
+def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
+    """Up to `steps_per_call` steps in one `tf.function`: a `tf.while` over the iterator, traced once.
+
+    The clock, of this and the other executions, is told of the seconds of compilation and of waits for input.
+    """
 
     def bind(state: TrainState, step: Step, feed: Any) -> Run:
         iterator = iter(feed(int(state.step)))
-        names, accumulate = accumulator(_counted(state, step), iterator.element_spec)
-        state.open_window(names)
+        with _or_own(clock).phase("compile"):
+            names, accumulate = accumulator(_counted(state, step), iterator.element_spec)
+            state.open_window(names)
+            waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
 
-        @tf.function
-        def call(iterator: Any, n: tf.Tensor) -> None:
-            state.window.assign(accumulate(iterator, tf.ensure_shape(state.window, [len(names), 2]), n))
+            @tf.function
+            def call(iterator: Any, n: tf.Tensor) -> None:
+                window, seconds = accumulate(iterator, tf.ensure_shape(state.window, [len(names), 2]), n)
+                state.window.assign(window)
+                waited.assign_add(seconds)
+
+            call(iterator, tf.constant(0, tf.int64))  # compiles, and takes no step
+        _or_own(clock).count("input", lambda: float(waited))
 
         def run(n: int) -> int:
             n = min(n, steps_per_call)
@@ -47,16 +60,16 @@ def graph(steps_per_call: int = 50) -> Execution:
     return bind
 
 
-def eager() -> Execution:
+def eager(*, clock: Clock | None = None) -> Execution:
     """One step a call, run as Python: for debuggers and print statements."""
 
     def bind(state: TrainState, step: Step, feed: Any) -> Run:
-        iterator = iter(feed(int(state.step)))
+        batches = _Waiting(iter(feed(int(state.step))), clock)
         one = _counted(state, step)
         state.window_names = ()
 
         def run(n: int) -> int:
-            metrics = one(next(iterator))
+            metrics = one(next(batches))
             if not state.window_names:
                 state.open_window(tuple(sorted(metrics)))
             state.window.assign_add(as_window(metrics))
@@ -67,7 +80,7 @@ def eager() -> Execution:
     return bind
 
 
-def xla(steps_per_call: int = 50) -> Execution:
+def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
     """The loop itself one XLA program, over stacks of up to `steps_per_call` batches from the feed.
 
     One program serves every number of steps (a dynamic trip count over a padded stack), and a second one the ragged last
@@ -81,18 +94,24 @@ def xla(steps_per_call: int = 50) -> Execution:
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             raise TrainingError("xla runs on one replica only; use --execution=graph", exit_code=2)
         stacked, begin = feed.stacked(steps_per_call), int(state.step)
-        stacks = iter(stacked(begin))
+        stacks = _Waiting(iter(stacked(begin)), clock)
         programs: dict[Any, Callable] = {}
+        before: dict[str, str] = {}
         stack, length, offset = None, 0, 0
 
         def run(n: int) -> int:
-            nonlocal stack, begin, length, offset
+            nonlocal stack, begin, length, offset, before
             if offset == length:
                 begin += length
                 stack, length, offset = next(stacks), stacked.length(begin), 0
             shapes = tuple(tensor.shape for tensor in tf.nest.flatten(stack))
             if shapes not in programs:
-                programs[shapes] = _xla_program(state, step, stack)
+                if len(programs) > 1:  # the first is for whole batches, the second for a ragged one
+                    warn_of_retrace("the XLA loop", before, specs(stack, "stack"))
+                before = specs(stack, "stack")
+                with _or_own(clock).phase("compile"):
+                    programs[shapes] = _xla_program(state, step, stack)
+                    programs[shapes](stack, tf.constant(0), tf.constant(0), state.window.value())  # takes no step
             n = min(n, length - offset)
             state.window.assign(programs[shapes](stack, tf.constant(offset), tf.constant(n), state.window.value()))
             offset += n
@@ -101,6 +120,24 @@ def xla(steps_per_call: int = 50) -> Execution:
         return run
 
     return bind
+
+
+class _Waiting:
+    """An iterator that counts the seconds for which it keeps its caller waiting."""
+
+    def __init__(self, iterator: Any, clock: Clock | None) -> None:
+        self._iterator, self.seconds = iterator, 0.0
+        _or_own(clock).count("input", lambda: self.seconds)
+
+    def __next__(self) -> Any:
+        start = time.perf_counter()
+        element = next(self._iterator)
+        self.seconds += time.perf_counter() - start
+        return element
+
+
+def _or_own(clock: Clock | None) -> Clock:
+    return clock or Clock()
 
 
 def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
@@ -151,14 +188,22 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
     """Traces `one` for batches of `spec` and returns the names of its metrics and a function that sums them.
 
     `accumulate(iterator, window, n)` takes n batches from the iterator and adds each batch's metrics to the window
-    `[M, 2]`, one after the other; it is meant to be called inside a `tf.function`.
+    `[M, 2]`, one after the other; it returns the window and the seconds (float64) for which the iterator kept it waiting.
+    It is meant to be called inside a `tf.function`.
     """
-    traced = tf.function(one).get_concrete_function(spec)
-    names = tuple(sorted(traced.structured_outputs))
+    traced = tf.function(one)
+    names = tuple(sorted(traced.get_concrete_function(spec).structured_outputs))
 
-    def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
+    def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        waited = tf.constant(0.0, tf.float64)
         for _ in tf.range(n):
-            window += as_window(traced(next(iterator)))
-        return window
+            with tf.control_dependencies([window]):
+                began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                batch = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(batch)):
+                waited += tf.timestamp() - began
+            window += as_window(traced(batch))
+        return window, waited
 
     return names, accumulate

@@ -64,6 +64,35 @@ def classification(
     return objective
 
 
+def regression() -> Objective:
+    """Mean squared error, with the mean absolute error as `mae`.
+
+    The batch holds `x`, targets `y` `[B]` or `[B, ...]` float32 and, where there is one, `sample_weight` or a `mask` of
+    padding, `[B]`. The model gives a number for each of a target's: `[B, 1]` (or `[B]`) where `y` is `[B]`. Losses that
+    the model adds itself count.
+
+    Raises ValueError for a model whose outputs have another shape than the targets.
+    """
+    loss_fn = keras.losses.MeanSquaredError()
+
+    def objective(model: keras.Model, batch: dict[str, Any], *, training: bool) -> Outputs:
+        predictions = tf.cast(model(batch["x"], training=training), tf.float32)
+        rows = tf.shape(predictions)[0]
+        if batch["y"].shape[1:].num_elements() != predictions.shape[1:].num_elements():
+            raise ValueError(
+                f"the model gives {tuple(predictions.shape[1:])} for a sample, the target is {tuple(batch['y'].shape[1:])}"
+            )
+        targets, predictions = (tf.reshape(part, [rows, -1]) for part in (batch["y"], predictions))
+        loss = total_loss(model, loss_fn(targets, predictions, sample_weight=row_weights(batch)))
+        mask = tf.cast(batch["mask"], tf.float32) if "mask" in batch else tf.ones([rows])
+        errors, count = tf.reduce_mean(tf.abs(targets - predictions), axis=1), tf.reduce_sum(mask)
+        return Outputs(
+            loss, {"loss": (loss * tf.cast(rows, tf.float32), count), "mae": (tf.reduce_sum(errors * mask), count)}
+        )
+
+    return objective
+
+
 #: Metrics of one-hot labels and probabilities, by name: from the number of classes to a Keras metric.
 METRICS = {
     "top_5": lambda classes: keras.metrics.TopKCategoricalAccuracy(k=5, name="top_5"),

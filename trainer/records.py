@@ -33,13 +33,14 @@ class Record:
     ) -> None:
         self.step, self.split, self.values = step, split, dict(values)
         self.epoch = None if steps_per_epoch is None else step / steps_per_epoch
+        self.wall_time = time.time()
 
     def as_dict(self) -> dict[str, Any]:
         """The record as metrics.jsonl holds it."""
         head: dict[str, Any] = {"step": self.step}
         if self.epoch is not None:
             head["epoch"] = round(self.epoch, 6)
-        return head | {"split": self.split, "wall_time": time.time()} | self.values
+        return head | {"split": self.split, "wall_time": self.wall_time} | self.values
 
 
 #: Any callable that takes a record.
@@ -85,6 +86,11 @@ class JsonLines:
         self.path = pathlib.Path(path)
         self._file: Any = None
 
+    def newest(self) -> float | None:
+        """The wall time of the newest whole record; None where there is none."""
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        return max((json.loads(line)["wall_time"] for line in lines if line.endswith("\n")), default=None)
+
     def cut(self, step: int) -> None:
         """Takes out the records past a step, which a run that goes on from there writes again; and half a last line."""
         if not self.path.exists():
@@ -96,22 +102,7 @@ class JsonLines:
 
     def __call__(self, record: Record) -> None:
         if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.as_dict().items()}
         self._file.write(json.dumps(finite) + "\n")
-
-
-class TensorBoard:
-    """A writer of TensorBoard scalars: one run for `train` and one for `eval`, under the same names, by step."""
-
-    def __init__(self, logdir: str | os.PathLike[str]) -> None:
-        self.logdir = pathlib.Path(logdir)
-        self._writers: dict[str, Any] = {}
-
-    def __call__(self, record: Record) -> None:
-        if record.split not in self._writers:
-            self._writers[record.split] = tf.summary.create_file_writer(str(self.logdir / record.split))
-        with self._writers[record.split].as_default(record.step):
-            for name, value in record.values.items():
-                tf.summary.scalar(name, value)
-        self._writers[record.split].flush()

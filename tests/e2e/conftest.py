@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -42,13 +41,6 @@ def loopwright(
         return Result(code, *capsys.readouterr())
 
     return run
-
-
-@pytest.fixture(scope="session")
-def installed() -> tuple[str, dict[str, str]]:
-    """The console script, and an environment in which it keeps what TensorFlow says to itself."""
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    return str(pathlib.Path(sys.executable).with_name("loopwright")), environment
 
 
 #: A run of 30 steps, whose records and checkpoints come at other steps than its calls end.

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loopwright import flags
 from loopwright.trainer.commands import workdir
@@ -43,28 +44,46 @@ def tensors_of(run: pathlib.Path, step: int) -> dict[str, bytes]:
     return {name: reader.get_tensor(name).tobytes() for name in names}
 
 
+def events_of(run: pathlib.Path, split: str) -> list[tuple[int, float, float]]:
+    """Step, wall time and loss as TensorBoard's own reader finds them."""
+    events = EventAccumulator(str(run / "tensorboard" / split), size_guidance={"tensors": 0}).Reload().Tensors("loss")
+    return [(event.step, event.wall_time, float(tf.make_ndarray(event.tensor_proto))) for event in events]
+
+
+def assert_tensorboard_equals_the_records(run: pathlib.Path) -> None:
+    for split in ("train", "eval"):
+        records = [r for r in records_of(run) if r["split"] == split]
+        expected = [(r["step"], r["wall_time"], float(np.float32(r["loss"]))) for r in records]
+        assert events_of(run, split) == expected
+
+
 def test_command_makes_the_folder_of_the_contract(small_run_result: Any) -> None:
     folder, result = small_run_result
     assert result.code == 0, result.err
     assert names(folder) == {"run", "result.json"}
     run = folder / "run"
     assert names(run) == {
-        *("flags.txt", "run.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints", "exports")
+        *("flags.txt", "run.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints", "exports"),
+        *("goodput.json", "predictions.npz"),
     }
     assert names(run / "checkpoints") == {"00000015", "00000030", "latest"}
     assert names(run / "checkpoints" / "00000030") >= {"manifest.json", "state.index"}
     assert "model.h5" in names(run / "exports")
-    assert names(run / "tensorboard") == {"train", "eval"}
+    assert {path.name for path in (run / "tensorboard").iterdir() if path.is_dir()} == {"train", "eval"}
     assert not list(run.rglob(".*"))
 
 
-def test_command_prints_four_lines_and_a_line_a_record(small_run_result: Any) -> None:
+def test_command_prints_a_table_and_a_line_a_record(small_run_result: Any) -> None:
     folder, result = small_run_result
     lines = result.out.splitlines()
-    assert [line.split()[0] for line in lines] == ["accuracy", "model", "watch", "go"]
-    assert "run/exports/model.h5" in lines[1]
-    assert "tensorboard --logdir=" in lines[2]
-    assert "--train_steps=60" in lines[3]
+    table = {line[:13].strip(): line[13:] for line in lines}
+    assert list(table) == ["accuracy", "time", "model", "watch", "report", "go on"]
+    assert "run/exports/model.h5" in table["model"]
+    assert "tensorboard --logdir=" in table["watch"]
+    assert "report --workdir=run" in table["report"]
+    assert re.search(r"\d+ s: .*start \d+%", table["time"])
+    assert "--train_steps=60" in table["go on"]
+    assert "\x1b" not in result.out + result.err
     assert [line.split()[:3] for line in result.err.splitlines()] == [
         ["step", str(step), split] for step, split in places(folder / "run")
     ]
@@ -83,7 +102,8 @@ def test_summary_and_run_json_hold_the_facts(small_run: pathlib.Path) -> None:
     records = records_of(small_run)
     assert (summary["step"], summary["train"], summary["eval"]) == (30, records[-2], records[-1])
     assert summary["best"]["accuracy"] == max(r["accuracy"] for r in records if r["split"] == "eval")
-    assert {"training", "data", "evaluation", "checkpoint", "export"} <= set(summary["goodput"])
+    phases = {"start", "data", "compile", "input", "step", "evaluation", "checkpoint", "pictures", "export"}
+    assert set(summary["goodput"]["seconds"]) == set(summary["goodput"]["share"]) == phases
     run = json.loads((small_run / "run.json").read_text())
     assert run["parameters"] == 101_770
     assert run["execution"] == "graph"
@@ -142,6 +162,7 @@ def test_run_that_died_after_its_checkpoint_writes_the_same_records_again(
     (run_folder / "summary.json").unlink()
     assert loopwright("train", f"--flagfile={run_folder / 'flags.txt'}", "--workdir=run").code == 0
     assert lasting(records_of(run_folder)) == lasting(records_of(small_run))
+    assert_tensorboard_equals_the_records(run_folder)
     assert tensors_of(run_folder, 30) == tensors_of(small_run, 30)
 
 
@@ -229,6 +250,7 @@ def test_run_stopped_by_a_signal_goes_on_without_gap_or_duplicate(
         result = loopwright(*words, f"--workdir={run}", "--json")
         assert (result.code, result.json["step"]) == (0, 1500)
     assert lasting(records_of(stopped)) == lasting(records_of(straight))
+    assert_tensorboard_equals_the_records(stopped)
     assert tensors_of(stopped, 1500) == tensors_of(straight, 1500)
 
 

@@ -3,10 +3,12 @@
 import io
 import os
 import pathlib
+import re
 import signal
 from typing import Any
 
 import pytest
+import tensorflow as tf
 from rich.console import Console
 
 from loopwright import trainer
@@ -14,37 +16,84 @@ from loopwright.trainer.progress import Progress
 from loopwright.trainer.records import Record
 from loopwright.trainer.signals import Interrupted, SaveOnSignal
 
+VALUES = {"accuracy": 0.5, "loss": 1.25, "learning_rate": 0.001, "examples_per_second": 1234.5}
+
+
+def show(progress: Progress, state: Any) -> None:
+    """A run of 200 steps of which 150 are done: training and evaluation are written, the view is drawn."""
+    state.step.assign(150)
+    with progress:
+        progress.write(Record(100, "eval", {"loss": 1.5, "accuracy": 0.875}))
+        progress.write(Record(150, "train", VALUES))
+        progress(state, {"loss": tf.constant(1.25), "accuracy": tf.constant(0.5)})
+        progress.write(Record(150, "eval", {"loss": 2.5, "accuracy": 0.75, "a_metric_with_a_long_name": 0.25}))
+        with progress.clock.phase("checkpoint"):
+            progress._live.refresh()
+
 
 @pytest.fixture
 def shown(make_state: Any) -> Any:
-    def go(terminal: bool) -> str:
+    def go(*, terminal: bool, mode: str = "auto", width: int = 120) -> str:
         text = io.StringIO()
-        console = Console(file=text, force_terminal=terminal, width=120, color_system=None)
-        state = make_state()
-        with Progress(num_steps=200, steps_per_epoch=100, console=console) as progress:
-            state.step.assign(150)
-            progress.write(Record(150, "train", {"accuracy": 0.5, "loss": 1.25, "examples_per_second": 1234.5}))
-            progress(state, {"loss": 1.25})
-            progress.write(Record(150, "eval", {"loss": 2.5, "accuracy": 0.75}))
+        console = Console(file=text, force_terminal=terminal, width=width, color_system=None)
+        show(Progress(num_steps=200, steps_per_epoch=100, mode=mode, console=console), make_state())
         return text.getvalue()
 
     return go
 
 
-def test_progress_prints_a_line_a_record_where_there_is_no_terminal(shown: Any) -> None:
-    assert shown(False).splitlines() == [
-        "step 150  train  loss 1.2500  accuracy 0.5000  1,234/s",
-        "step 150  eval   loss 2.5000  accuracy 0.7500",
+@pytest.mark.parametrize(("terminal", "mode"), [(False, "auto"), (False, "plain"), (True, "plain")])
+def test_progress_prints_a_line_a_record_where_nothing_moves(shown: Any, terminal: bool, mode: str) -> None:
+    assert shown(terminal=terminal, mode=mode).splitlines() == [
+        "step 100  eval   loss 1.5000  accuracy 0.8750",
+        "step 150  train  loss 1.2500  accuracy 0.5000  lr 0.001  1,234/s",
+        "step 150  eval   loss 2.5000  a_metric_with_a_long_name 0.2500  accuracy 0.7500",
     ]
 
 
-def test_progress_moves_a_bar_on_a_terminal(shown: Any) -> None:
-    text = shown(True)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_none_says_nothing(shown: Any, terminal: bool) -> None:
+    assert shown(terminal=terminal, mode="none") == ""
+
+
+def test_progress_refuses_an_unknown_mode() -> None:
+    with pytest.raises(ValueError, match="mode='loud'"):
+        Progress(num_steps=1, steps_per_epoch=1, mode="loud")
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_progress_view_has_no_line_wider_than_the_terminal(shown: Any, width: int) -> None:
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(terminal=True, width=width))
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+    assert max(map(len, lines)) <= width
+    assert any("150/200" in line for line in lines) or width == 40
+
+
+def test_progress_view_shows_epoch_numbers_best_and_what_is_going_on(shown: Any) -> None:
+    text = shown(terminal=True)
+    assert "epoch 2/2" in text
     assert "150/200" in text
-    assert "epoch 2" in text
-    assert "loss 1.2500" in text
-    assert "step 150  eval   loss 2.5000  accuracy 0.7500" in text
+    assert "1,234/s" in text
+    assert "checkpoint …" in text
+    assert "train  loss 1.2500  accuracy 0.5000" in text
+    assert "best accuracy 0.8750 at step 100" in text
+    assert "step 150  eval   loss 2.5000" in text
     assert "step 150  train" not in text
+
+
+def test_progress_view_does_not_ask_for_numbers_at_every_call(make_state: Any) -> None:
+    seconds, asked = [0.0], []
+
+    class Mean:
+        def __float__(self) -> float:
+            asked.append(seconds[0])
+            return 1.0
+
+    console = Console(file=io.StringIO(), force_terminal=True)
+    progress = Progress(num_steps=9, steps_per_epoch=9, console=console, now=lambda: 10 + seconds[0])
+    for seconds[0] in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6):
+        progress(make_state(), {"loss": Mean()})
+    assert asked == [0.0, 0.3, 0.6]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

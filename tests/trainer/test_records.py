@@ -1,12 +1,10 @@
-"""Records and their writers: metrics.jsonl and TensorBoard."""
+"""Records, the writer of metrics.jsonl, and the clock."""
 
 import json
 import pathlib
 from typing import Any
 
 import pytest
-import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loopwright import trainer
 from loopwright.trainer.clock import Clock
@@ -72,17 +70,6 @@ def test_json_lines_cuts_what_is_past_the_resumed_step(
     again(Record(99, "train", {}))
     assert [record["step"] for record in lines_of(path)] == [*kept, 99]
     assert [other.name for other in tmp_path.iterdir()] == ["metrics.jsonl"]
-
-
-def test_tensorboard_events_are_read_back(tmp_path: pathlib.Path) -> None:
-    write = trainer.TensorBoard(tmp_path)
-    write(Record(10, "train", {"loss": 0.5, "accuracy": 0.25}))
-    write(Record(20, "train", {"loss": 0.125}))
-    write(Record(20, "eval", {"loss": 2.0}))
-    for split, expected in (("train", [(10, 0.5), (20, 0.125)]), ("eval", [(20, 2.0)])):
-        events = EventAccumulator(str(tmp_path / split), size_guidance={"tensors": 0}).Reload()
-        found = [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors("loss")]
-        assert found == expected
 
 
 def test_log_gives_means_learning_rate_and_speed(make_state: Any) -> None:

@@ -13,10 +13,12 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("loopwright.trainer.commands.train", "train a model, or go on where its run stopped"),
     "evaluate": Command("loopwright.trainer.commands.evaluate", "metrics of a run's checkpoint or of a model file"),
+    "report": Command("loopwright.trainer.commands.report", "one HTML page about a run, or several side by side"),
     "benchmark": Command("loopwright.trainer.commands.benchmark", "the loop against model.fit on the same job"),
     "parity": Command(
         "loopwright.trainer.commands.parity", "certify that the loop and model.fit reach the same weights"
     ),
     "models": Command("loopwright.trainer.commands.models", "list the models, or summarise one"),
     "datasets": Command("loopwright.trainer.commands.datasets", "list the datasets, or describe one"),
+    "doctor": Command("loopwright.trainer.commands.doctor", "whether this machine is ready, and what to do if not"),
 }

@@ -1,27 +1,39 @@
-"""A bar for work on data that takes a while: decoding a split, copying it, looking for bad samples."""
+"""What a terminal shows of work that takes a while before training: a bar, or a line that says what is being done."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class DataProgress:
-    """Called as `progress(what, done, total)`; a bar on a terminal, nothing elsewhere, and gone when all is done."""
+    """Called as `progress(what, done, total)`; a bar on a terminal, nothing elsewhere, and gone when all is done.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Without `moves` there is no bar on a terminal either.
+    """
+
+    def __init__(self, console: Console | None = None, *, moves: bool = True) -> None:
         self.console = console or Console(file=sys.stderr)
+        self.moves = moves and self.console.is_terminal
         self._bar: Progress | None = None
         self._what = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if not self.console.is_terminal:
+        if not self.moves:
             return
         if self._bar is None or what != self._what:
             self._stop()
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=40 if self.console.width >= 100 else 18),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+            )
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task(what, total=total)
             self._what = what
@@ -34,3 +46,14 @@ class DataProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+@contextlib.contextmanager
+def status(what: str, *, moves: bool = True) -> Iterator[None]:
+    """Says what is being done while the block runs: a line that moves on a terminal, nothing elsewhere."""
+    if not moves or not sys.stderr.isatty():
+        yield
+        return
+    # A file of its own: TensorFlow's start takes standard error away for a while.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as file, Console(file=file).status(f"{what} …"):
+        yield

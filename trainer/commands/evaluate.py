@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.commands import jobs, setup, workdir
+from loopwright.trainer.commands.data_progress import status
 from loopwright.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def run(argv: Sequence[str]) -> int:
         (evaluation, data), _ = flags.parse(
             [*flags.to_arguments(config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
         )
-    setup.start_tensorflow()
+    with status("starting TensorFlow", moves=evaluation.progress == "auto"):
+        setup.start_tensorflow()
     source = source or _newest(folder)
-    result = _evaluate(source, config, data)
+    result = _evaluate(source, config, data, evaluation.progress)
     if evaluation.json:
         print(json.dumps(result))
     else:
@@ -68,11 +70,11 @@ def _newest(folder: pathlib.Path) -> pathlib.Path:
     return folders[-1]
 
 
-def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Data) -> dict[str, Any]:
+def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Data, progress: str) -> dict[str, Any]:
     from loopwright import trainer
     from loopwright.trainer.checkpoint import restore_folder
 
-    dataset = setup.load_dataset(data)
+    dataset = setup.load_dataset(data, progress)
     feed = dataset.eval_feed(max(data.batch_size, 250))
     if config is None:
         state, objective = _from_file(source, dataset)
@@ -81,8 +83,10 @@ def _evaluate(source: pathlib.Path, config: flags.Config | None, data: flags.Dat
         job = jobs.build_job(config.model, config.optimization, dataset, seed=config.run.seed, total_steps=2**40)
         state, objective = job.state, job.objective
         restore_folder(source, state, exact=False)
+    with status(f"evaluating {feed.examples_per_epoch:,} samples", moves=progress == "auto"):
+        metrics = trainer.evaluate(state, feed, objective)
     return {
-        "metrics": trainer.evaluate(state, feed, objective),
+        "metrics": metrics,
         "examples": feed.examples_per_epoch,
         "split": dataset.eval_split,
         "from": str(source),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import keras
 
     from loopwright.data import Dataset
+    from loopwright.trainer.clock import Clock
     from loopwright.trainer.execution import Execution
     from loopwright.trainer.objective import Objective
     from loopwright.trainer.state import TrainState
@@ -88,13 +89,13 @@ def build_job(
     return Job(state, objective, step)
 
 
-def make_execution(name: str, steps_per_call: int) -> Execution:
+def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -> Execution:
     """An execution by the name that --execution gives it."""
     from loopwright import trainer
 
     if name == "eager":
-        return trainer.eager()
-    return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call)
+        return trainer.eager(clock=clock)
+    return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call, clock=clock)
 
 
 def _boundaries(optimization: flags.Optimization) -> list[int]:

@@ -59,8 +59,11 @@ def _set_threads(intra_op: int, inter_op: int) -> None:
             assign(wanted)
 
 
-def load_dataset(config: flags.Data) -> Dataset:
-    """The dataset that the flags name; what TFDS prints on the way, progress and remarks go to stderr."""
+def load_dataset(config: flags.Data, progress: str = "auto") -> Dataset:
+    """The dataset that the flags name; what TFDS prints on the way, progress and remarks go to stderr.
+
+    `progress` is `--progress`: only with `auto` there are bars, on a terminal.
+    """
     from loopwright import data
     from loopwright.trainer.commands.data_progress import DataProgress
 
@@ -80,7 +83,7 @@ def load_dataset(config: flags.Data) -> Dataset:
             weight_key=config.weight_key,
             image_size=_image_size(config.image_size),
             max_bad_records=config.max_bad_records,
-            progress=DataProgress(),
+            progress=DataProgress(moves=progress == "auto"),
             say=lambda line: print(f"loopwright: {line}", file=sys.stderr),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer import commit
-from loopwright.trainer.commands import jobs, setup, workdir
+from loopwright.trainer.clock import Clock
+from loopwright.trainer.commands import jobs, outcome, setup, watch, workdir
+from loopwright.trainer.commands.data_progress import status
 
 if TYPE_CHECKING:
     from loopwright.data import Feed
-    from loopwright.trainer.clock import Clock
     from loopwright.trainer.evaluation import Evaluate
 
 USAGE = "usage: loopwright train [--flags]"
@@ -32,24 +32,24 @@ def run(argv: Sequence[str]) -> int:
     if config.run.epochs is None and config.run.train_steps is None:
         config = _with_run(config, epochs=10)
     models.check_name(config.model.model)
-    setup.start_tensorflow(
-        deterministic=config.run.deterministic,
-        intra_op_threads=config.run.intra_op_threads,
-        inter_op_threads=config.run.inter_op_threads,
-    )
-    return _train(config)
+    watch.profile_steps(config.run.profile_steps)
+    clock = Clock()
+    with status("starting TensorFlow", moves=config.run.progress == "auto"):
+        setup.start_tensorflow(
+            deterministic=config.run.deterministic,
+            intra_op_threads=config.run.intra_op_threads,
+            inter_op_threads=config.run.inter_op_threads,
+        )
+    return _train(config, clock)
 
 
-def _train(config: flags.Config) -> int:
+def _train(config: flags.Config, clock: Clock) -> int:
     from loopwright import trainer
-    from loopwright.trainer.clock import Clock
     from loopwright.trainer.progress import Progress
-    from loopwright.trainer.records import Writer
     from loopwright.trainer.signals import SaveOnSignal
 
-    clock = Clock()
     with clock.phase("data"):
-        dataset = setup.load_dataset(config.data)
+        dataset = setup.load_dataset(config.data, config.run.progress)
         if not dataset.num_classes:
             raise flags.UsageError(f"--label_key: {dataset.name} has no class labels, which this command trains on")
         # The sequential feed alone has an order of its own, so the identity of the run says that it was taken.
@@ -88,11 +88,22 @@ def _train(config: flags.Config) -> int:
             "steps_per_epoch": epoch,
             "feed": dataset.kind(dataset.train_split),
             "class_names": dataset.class_names,
+            "examples": {
+                dataset.train_split: feed.examples_per_epoch,
+                dataset.eval_split: eval_feed.examples_per_epoch,
+            },
+            "layers": watch.layers(state.model),
         },
     )
-    jsonl = trainer.JsonLines(folder / "metrics.jsonl")
-    progress = Progress(num_steps=num_steps, steps_per_epoch=epoch)
-    writers: list[Writer] = [jsonl, trainer.TensorBoard(folder / "tensorboard"), progress.write]
+    watching = watch.Watch(config, folder, job, dataset, clock, num_steps)
+    progress = Progress(
+        num_steps=num_steps,
+        steps_per_epoch=epoch,
+        monitor=config.run.monitor,
+        mode=config.run.progress,
+        clock=clock,
+    )
+    writers = [*watching.writers, progress.write]
     log = trainer.Log(writers, clock=clock, steps_per_epoch=epoch, examples_per_step=feed.examples_per_epoch / epoch)
     evaluate = trainer.Evaluate(eval_feed, job.objective, writers, steps_per_epoch=epoch)
     control = _control(config, evaluate, job)
@@ -106,27 +117,29 @@ def _train(config: flags.Config) -> int:
     start = checkpoint.restore(state) or 0
     stopped_early = control["early_stop"].exhausted()
     if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
-        _report(config, folder, finished_before=True)
+        outcome.report(config, folder, finished_before=True)
         return 0
 
-    jsonl.cut(start)
+    watching.start(start)
     progress.start(start)
-    eval_every = config.run.eval_every or epoch
-    with SaveOnSignal(checkpoint) as save_on_signal, progress, setup.bad_samples_named(dataset, feed, state):
+    eval_every, checkpoint_every = config.run.eval_every or epoch, config.run.checkpoint_every or epoch
+    clock.end_phase("start")
+    with SaveOnSignal(checkpoint) as save_on_signal, watching, progress, setup.bad_samples_named(dataset, feed, state):
         log.start(start)
         trainer.train(
             state,
             feed,
             job.step,
             num_steps=num_steps,
-            execution=jobs.make_execution(config.run.execution, config.run.steps_per_call),
+            execution=jobs.make_execution(config.run.execution, config.run.steps_per_call, clock),
             hooks=[
                 trainer.every(config.run.log_every or max(1, min(100, epoch // 5)), log),
                 progress,
                 trainer.AbortOnSkips(config.run.max_skipped_steps, say=progress.say),
                 trainer.every(eval_every, clock.timed("evaluation", evaluate)),
                 *(trainer.every(eval_every, hook, at_last=False) for hook in control.values()),
-                trainer.every(config.run.checkpoint_every or epoch, clock.timed("checkpoint", checkpoint)),
+                *watching.hooks(feed, eval_feed, eval_every=eval_every, checkpoint_every=checkpoint_every),
+                trainer.every(checkpoint_every, clock.timed("checkpoint", checkpoint)),
                 save_on_signal,
             ],
         )
@@ -134,8 +147,10 @@ def _train(config: flags.Config) -> int:
         print(f"stopped early: {control['early_stop'].reason()}", file=sys.stderr)
     with clock.phase("export"), trainer.averaged_weights(state.model, state.optimizer):
         trainer.export_h5(state.model, folder / "exports" / "model.h5", dataset.input_shape)
-    _write_summary(folder, clock, monitor=config.run.monitor)
-    _report(config, folder, finished_before=False)
+    watching.goodput.save()
+    watching.tensorboard.finish()
+    outcome.write_summary(folder, watching.goodput.summary(), monitor=config.run.monitor)
+    outcome.report(config, folder, finished_before=False)
     return 0
 
 
@@ -190,44 +205,3 @@ def _control(config: flags.Config, evaluate: Evaluate, job: jobs.Job) -> dict[st
     # Always there, so that a run may be given --early_stop, or another, when it goes on.
     hooks["early_stop"] = trainer.early_stop(evaluate, config.run.monitor, config.run.early_stop)
     return hooks
-
-
-def _write_summary(folder: pathlib.Path, clock: Clock, *, monitor: str) -> None:
-    """summary.json: the newest record of each split, the best evaluation, and where this process's seconds went."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    train = [record for record in records if record["split"] == "train"]
-    evals = [record for record in records if record["split"] == "eval"]
-    rates = sorted(record["examples_per_second"] for record in train if "examples_per_second" in record)
-    sign = -1 if "loss" in monitor else 1
-    scored = [record for record in evals if record[monitor] is not None]
-    summary = {
-        "step": train[-1]["step"],
-        "epoch": train[-1]["epoch"],
-        "train": train[-1],
-        "eval": evals[-1],
-        "best": max(scored, key=lambda record: sign * record[monitor], default=None),
-        "examples_per_second": rates[len(rates) // 2] if rates else None,
-        "goodput": {"training": clock.training_seconds(), **clock.phases},
-    }
-    commit.replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-
-
-def _report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool) -> None:
-    """The result, on stdout: four lines, or the summary as one JSON object."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    if config.run.json:
-        print(json.dumps({"workdir": str(folder), **summary}))
-        return
-    if finished_before:
-        print(f"This run is finished: it took {summary['step']} steps ({folder}).")
-    evaluated = summary["eval"]
-    longer = "--epochs" if config.run.epochs else "--train_steps"
-    total = config.run.epochs or config.run.train_steps or 0
-    loss = "nan" if evaluated["loss"] is None else f"{evaluated['loss']:.4f}"
-    print(f"accuracy     {evaluated['accuracy']:.4f}, loss {loss} after step {evaluated['step']}")
-    print(f"model        {folder / 'exports' / 'model.h5'}")
-    print(f"watch        tensorboard --logdir={folder.parent}")
-    print(
-        f"go on        loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}={total * 2}"
-    )

@@ -1,0 +1,99 @@
+"""Charts as SVG that takes its colours from the page it stands in, so that one drawing serves light, dark and print.
+
+Drawn with matplotlib (extra `plots`). The page defines the CSS variables `--ink`, `--line` and `--series-1` to `-6`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+#: Colours that matplotlib draws with, and what takes their place.
+_INK, _LINE = "#010203", "#040506"
+_SERIES = tuple(f"#0a0b0{place}" for place in range(1, 7))
+_THEME = {_INK: "var(--ink)", _LINE: "var(--line)"} | {
+    colour: f"var(--series-{place})" for place, colour in enumerate(_SERIES, start=1)
+}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "loopwright",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _LINE,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "axes.formatter.useoffset": False,
+}
+
+
+class Line(NamedTuple):
+    """A curve: its name, points, and whether it is the lesser one of a pair (drawn thin and broken)."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    series: int = 0
+    faint: bool = False
+
+
+def line_chart(lines: Sequence[Line], *, x_label: str = "step", logarithmic: bool = False) -> str:
+    """Curves over a shared axis."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        for line in lines:
+            style: dict[str, Any] = {"lw": 1, "ls": (0, (4, 2))} if line.faint else {"lw": 1.8}
+            marker = "o" if len(line.x) == 1 else None
+            colour = _SERIES[line.series % len(_SERIES)]
+            axes.plot(line.x, line.y, color=colour, label=line.name, marker=marker, markersize=4, **style)
+        if logarithmic:
+            axes.set_yscale("log")
+        axes.set_xlabel(x_label)
+        if len(lines) > 1:
+            axes.legend(loc="best", fontsize=8)
+        return _svg(figure)
+
+
+def calibration_chart(confidence: Sequence[float], accuracy: Sequence[float], count: Sequence[int]) -> str:
+    """Accuracy over confidence, with the diagonal of a calibrated model; a point's area tells of its samples."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        axes.plot([0, 1], [0, 1], color=_INK, lw=0.8, ls=(0, (4, 3)))
+        sizes = [12 + 180 * part / max(count) for part in count]
+        axes.plot(confidence, accuracy, color=_SERIES[0], lw=1)
+        axes.scatter(confidence, accuracy, s=sizes, color=_SERIES[0], zorder=3)
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy")
+        return _svg(figure)
+
+
+def _figure() -> tuple[Figure, Any]:
+    figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*?sans-serif", "system-ui, sans-serif", text)
+    for colour, variable in _THEME.items():
+        text = text.replace(colour, variable)
+    return text

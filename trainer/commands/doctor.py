@@ -1,0 +1,265 @@
+"""`loopwright doctor`: whether this machine is ready, line by line, each with its remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from loopwright import data, flags
+
+USAGE = "usage: loopwright doctor [--flags]"
+HELP = (
+    "Checks versions, processor, memory, disk, GPU, prepared datasets and extras. Each line that isn't 'ok' says "
+    "what to do. Exit code 1 when training can't work."
+)
+
+#: The versions with which the tests pass; constraints.txt has the same.
+TESTED = {
+    "tensorflow": "2.21.0",
+    "keras": "3.15.1",
+    "tensorflow-datasets": "4.9.10",
+    "tensorboard": "2.21.0",
+    "numpy": "2.4.6",
+    "absl-py": "2.5.1",
+    "rich": "15.0.0",
+}
+#: The modules that an extra brings.
+EXTRAS = {"demo": ("mlxtend",), "plots": ("matplotlib", "jinja2", "PIL"), "profile": ("xprof",)}
+_PYTHONS = ((3, 11), (3, 13))
+_IMPORT_SECONDS = 120
+
+#: Run in a process of its own: a TensorFlow that the processor can't run would take this one with it.
+_PROBE = """
+import json, os
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import tensorflow as tf
+import keras
+build = tf.sysconfig.get_build_info()
+print(json.dumps({
+    "devices": [[d.device_type, d.name] for d in tf.config.list_physical_devices()],
+    "sum": float(tf.reduce_sum(tf.ones([8]))),
+    "cuda": build.get("cuda_version") if tf.test.is_built_with_cuda() else None,
+    "backend": keras.backend.backend(),
+}))
+"""
+
+
+class Finding(NamedTuple):
+    """A line of the report: `state` is ok, note, warn or fail; those but ok have a remedy."""
+
+    state: str
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses the flags, checks and prints."""
+    (doctor,), _ = flags.parse(argv, [flags.Doctor], usage=USAGE, help_text=HELP)
+    findings = list(examine(doctor.data_dir))
+    ready = not any(finding.state == "fail" for finding in findings)
+    if doctor.json:
+        print(json.dumps({"ready": ready, "findings": [finding._asdict() for finding in findings]}))
+    else:
+        _print(findings, ready=ready)
+    return 0 if ready else 1
+
+
+def examine(data_dir: str | None) -> Iterator[Finding]:
+    """Every check, in the order in which they are told."""
+    yield python_version(sys.version_info[:2])
+    yield from versions(_installed)
+    probed = _probe()
+    yield tensorflow_works(probed)
+    yield processor(_cpu_flags())
+    yield memory(_meminfo())
+    yield disk(pathlib.Path.cwd(), shutil.disk_usage(pathlib.Path.cwd()).free)
+    yield gpu(probed, driver=pathlib.Path("/proc/driver/nvidia/version").exists())
+    yield prepared([found.name for found in data.prepared(data_dir)], data_dir)
+    yield from extras(lambda module: importlib.util.find_spec(module) is not None)
+
+
+def python_version(version: tuple[int, ...]) -> Finding:
+    """Python against the versions that are supported."""
+    found = ".".join(map(str, version))
+    oldest, newest = (".".join(map(str, bound)) for bound in _PYTHONS)
+    if version < _PYTHONS[0]:
+        return Finding("fail", "Python", found, f"install Python {oldest} to {newest}")
+    if version > _PYTHONS[1]:
+        return Finding("warn", "Python", found, f"newer than the tested {oldest} to {newest}")
+    return Finding("ok", "Python", found)
+
+
+def versions(installed: Any) -> Iterator[Finding]:
+    """Each library against the tested version and the least one; `installed(name)` is a version or None."""
+    for name, tested in TESTED.items():
+        found = installed(name)
+        install = f"pip install '{name}=={tested}'"
+        if found is None:
+            yield Finding("fail", name, "not installed", install)
+        elif _number(found) < _number(_least(name)):
+            yield Finding("fail", name, f"{found}, older than {_least(name)}", install)
+        elif found != tested:
+            yield Finding("note", name, f"{found}; tested with {tested}", f"if something fails: {install}")
+        else:
+            yield Finding("ok", name, found)
+
+
+def tensorflow_works(probed: Mapping[str, Any]) -> Finding:
+    """Whether TensorFlow can be imported, calculates, and is what Keras runs on."""
+    if "error" in probed:
+        return Finding("fail", "TensorFlow", probed["error"], "pip install --force-reinstall tensorflow")
+    if probed["backend"] != "tensorflow":
+        remedy = "unset KERAS_BACKEND, or set it to tensorflow"
+        return Finding("fail", "TensorFlow", f"Keras runs on {probed['backend']}", remedy)
+    devices = ", ".join(name.removeprefix("/physical_device:") for _, name in probed["devices"])
+    return Finding("ok", "TensorFlow", f"works, devices: {devices}")
+
+
+def processor(features: set[str]) -> Finding:
+    """What the processor has for dense arithmetic."""
+    cores = os.cpu_count() or 1
+    names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
+    have = [name for flag, name in names.items() if flag in features]
+    found = f"{cores} cores, {platform.machine()}" + (f", {', '.join(have)}" if have else "")
+    if "amx_bf16" in features or "avx512_bf16" in features:
+        return Finding("ok", "processor", f"{found}: --precision=mixed_bfloat16 is fast here")
+    if features and "avx" not in features and platform.machine() in ("x86_64", "AMD64"):
+        return Finding("fail", "processor", f"{found}, no AVX", "TensorFlow's wheels need AVX: use another machine")
+    return Finding("ok", "processor", found)
+
+
+def memory(available: int | None) -> Finding:
+    """Bytes of memory that are free to be taken."""
+    if available is None:
+        return Finding("note", "memory", "unknown on this system", "nothing to do")
+    found = f"{available / 1e9:.1f} GB available"
+    if available < 1e9:
+        return Finding("fail", "memory", found, "end other programs: TensorFlow alone takes about 0.7 GB")
+    if available < 4e9:
+        return Finding("warn", "memory", found, "choose a small --batch_size and --memory_budget=0.5")
+    return Finding("ok", "memory", found)
+
+
+def disk(folder: pathlib.Path, free: int) -> Finding:
+    """Bytes that are free where runs are written, and whether they may be."""
+    found = f"{free / 1e9:.1f} GB free in {folder}"
+    if not os.access(folder, os.W_OK):
+        return Finding("fail", "disk", f"{folder} can't be written", "change to another folder, or give --workdir")
+    if free < 2e8:
+        return Finding("fail", "disk", found, "make room: checkpoints are written here")
+    if free < 5e9:
+        return Finding("warn", "disk", found, "make room, or keep fewer checkpoints (--keep=1)")
+    return Finding("ok", "disk", found)
+
+
+def gpu(probed: Mapping[str, Any], *, driver: bool) -> Finding:
+    """The GPUs that TensorFlow sees, or why it sees none."""
+    seen = [name for kind, name in probed.get("devices", ()) if kind == "GPU"]
+    if seen:
+        return Finding("ok", "GPU", f"{len(seen)} found, CUDA {probed['cuda']}")
+    if not driver:
+        return Finding("ok", "GPU", "none: no NVIDIA driver on this machine, training runs on the processor")
+    if probed.get("cuda") is None:
+        remedy = "install the Linux wheel of tensorflow, which is built with CUDA"
+        return Finding("warn", "GPU", "a driver is there, but this TensorFlow is built without CUDA", remedy)
+    remedy = "pip install 'loopwright[gpu]', and look that CUDA_VISIBLE_DEVICES hides none"
+    return Finding("warn", "GPU", "a driver is there, but TensorFlow finds no GPU or not its CUDA libraries", remedy)
+
+
+def prepared(names: Sequence[str], data_dir: str | None) -> Finding:
+    """The datasets that can be used without a network."""
+    where = data_dir or "~/tensorflow_datasets"
+    if not names:
+        remedy = "nothing to do: the first run prepares its dataset"
+        return Finding("note", "datasets", f"none prepared in {where}", remedy)
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return Finding("ok", "datasets", f"{len(names)} prepared in {where}: {shown}")
+
+
+def extras(has: Any) -> Iterator[Finding]:
+    """The extras, by whether their modules are there."""
+    for name, modules in EXTRAS.items():
+        missing = [module for module in modules if not has(module)]
+        if missing:
+            found = f"not installed ({', '.join(missing)})"
+            yield Finding("note", f"extra {name}", found, f"if you want it: pip install 'loopwright[{name}]'")
+        else:
+            yield Finding("ok", f"extra {name}", ", ".join(modules))
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _least(name: str) -> str:
+    """The least version that this package asks for."""
+    for line in importlib.metadata.requires("loopwright") or ():
+        requirement, _, condition = line.partition(";")
+        if requirement.partition(">=")[0].strip() == name and not condition:
+            return requirement.partition(">=")[2].strip()
+    return "0"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+
+
+def _probe() -> dict[str, Any]:
+    """What TensorFlow says of itself, or `error`: why it can't say anything."""
+    command = [sys.executable, "-c", _PROBE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return {"error": f"can't be imported within {_IMPORT_SECONDS} s"}
+    if done.returncode < 0:
+        return {"error": f"can't be imported: killed by signal {-done.returncode} (a wheel for another processor?)"}
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"error": f"can't be imported: {lines[-1][:200]}"}
+
+
+def _cpu_flags() -> set[str]:
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next(
+        (set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set()
+    )
+
+
+def _meminfo() -> int | None:
+    path = pathlib.Path("/proc/meminfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _print(findings: Sequence[Finding], *, ready: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    colours = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        head = Text.assemble(
+            (f"{finding.state:<5}", colours[finding.state]), f" {finding.what:<{width}}  {finding.found}"
+        )
+        console.print(head, soft_wrap=True)
+        if finding.remedy:
+            console.print(Text(f"{'':<{width + 8}}→ {finding.remedy}", style="dim"), soft_wrap=True)
+    said = "This machine is ready to train." if ready else "Training can't work yet: see the lines that say 'fail'."
+    console.print(f"\n{said}", highlight=False)

@@ -1,0 +1,286 @@
+"""`loopwright report`: one HTML page about a run, or about several side by side."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import importlib.util
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from loopwright import flags
+from loopwright.trainer.commands import workdir
+from loopwright.trainer.commands.outcome import duration
+from loopwright.trainer.commands.watch import PREDICTIONS
+from loopwright.trainer.commit import replace_file
+from loopwright.trainer.errors import TrainingError
+
+USAGE = "usage: loopwright report --workdir=DIR[,DIR…] [--flags]"
+HELP = (
+    "Writes one HTML page about a run, finished or not: what was trained and on what, curves, confusion matrix, surest "
+    "mistakes, calibration, where the time went, layers, flags, exports and environment. Several folders stand side by "
+    "side, with their differences. The page needs no network, holds no script, and prints."
+)
+TEMPLATE = "report.html.jinja"
+_MOST_CLASSES, _MOST_LAYERS = 100, 400
+#: What a chart of its own is drawn of, in this order; other metrics come between.
+_LAST_CHARTS = ("learning_rate", "loss_scale", "skipped_steps", "examples_per_second")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run's folder tells: files that aren't there (yet) are empty."""
+
+    folder: pathlib.Path
+    config: flags.Config
+    facts: dict[str, Any]
+    records: list[dict[str, Any]]
+    summary: dict[str, Any]
+    goodput: dict[str, Any]
+    exports: dict[str, Any]
+    predictions: Any
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def split(self, split: str) -> list[dict[str, Any]]:
+        """The records of a split, in the order of steps."""
+        return [record for record in self.records if record["split"] == split]
+
+    def best(self) -> dict[str, Any] | None:
+        """The evaluation with the best value of --monitor."""
+        monitor = self.config.run.monitor
+        scored = [record for record in self.split("eval") if record.get(monitor) is not None]
+        sign = -1 if "loss" in monitor else 1
+        return max(scored, key=lambda record: sign * record[monitor], default=None)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses the flags and writes the page."""
+    (report,), _ = flags.parse(argv, [flags.Report], usage=USAGE, help_text=HELP)
+    named = [part for part in (report.workdir or "").split(",") if part]
+    if not named:
+        raise flags.UsageError("give --workdir=DIR of a run, or several with commas")
+    if importlib.util.find_spec("jinja2") is None or importlib.util.find_spec("matplotlib") is None:
+        raise TrainingError("report needs the extra 'plots': pip install 'loopwright[plots]'", exit_code=2)
+    runs = [read_run(pathlib.Path(name)) for name in named]
+    path = pathlib.Path(report.output or (runs[0].folder / "report.html" if len(runs) == 1 else "report.html"))
+    if path.is_dir() or not path.parent.is_dir():
+        raise flags.UsageError(f"--output={path}: name a file in a folder that is there")
+    replace_file(path, page(runs))
+    print(json.dumps({"report": str(path)}) if report.json else path)
+    return 0
+
+
+def read_run(folder: pathlib.Path) -> Run:
+    """Reads a run's folder. Raises UsageError where there is none, TrainingError for a damaged file."""
+    from loopwright.trainer.goodput import total
+    from loopwright.trainer.predictions import Predictions
+
+    config = workdir.read_config(folder)
+    if config is None:
+        raise flags.UsageError(f"--workdir={folder}: holds no run ({folder / workdir.FLAGFILE} is missing)")
+    try:
+        metrics = folder / "metrics.jsonl"
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        kept = folder / PREDICTIONS
+        return Run(
+            folder=folder,
+            config=config,
+            facts=_json(folder / "run.json"),
+            records=[json.loads(line) for line in lines],
+            summary=_json(folder / "summary.json"),
+            goodput=total(_json(folder / "goodput.json").get("processes", [])),
+            exports=_json(folder / "exports" / "manifest.json"),
+            predictions=Predictions.load(kept) if kept.exists() else None,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{folder} holds a damaged file ({error}); move it away to report without it") from None
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The HTML of the page."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(pathlib.Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8"))
+    return template.render(
+        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
+        runs=[_about(run) for run in runs],
+        charts=_charts(runs),
+        differences=_flag_differences(runs),
+        results=_results(runs),
+        written=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
+    )
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """What the page says of one run."""
+    defaults = flags.flag_values(flags.Config())
+    values = {name: value for name, value in flags.flag_values(run.config).items() if value not in (None, "")}
+    versions = run.facts.get("versions", {})
+    places = ("host", "platform", "cpus", "devices", "git_revision", "execution", "feed", "dataset_fingerprint")
+    environment = {name: run.facts[name] for name in places if run.facts.get(name)}
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "dataset": run.config.data.dataset,
+        "model": run.config.model.model,
+        "state": f"finished after step {run.summary['step']:,}" if run.summary else "not finished",
+        "tiles": _tiles(run),
+        "data": _data(run),
+        "predictions": _predictions(run),
+        "goodput": run.goodput,
+        "layers": run.facts.get("layers", [])[:_MOST_LAYERS],
+        "parameters": run.facts.get("parameters"),
+        "flags": [
+            (name, value, value != defaults[name])
+            for name, value in values.items()
+            if name not in ("workdir", "overwrite", "json")
+        ],
+        "exports": _exports(run),
+        "environment": {**{f"{name} version": value for name, value in versions.items()}, **environment},
+        "command": f"loopwright train --flagfile={run.folder / workdir.FLAGFILE} --workdir={run.folder}",
+    }
+
+
+def _tiles(run: Run) -> list[tuple[str, str]]:
+    """The headline: a word and a number each."""
+    tiles = []
+    evals, train, best = run.split("eval"), run.split("train"), run.best()
+    for name in ("accuracy", "loss"):
+        if evals and evals[-1].get(name) is not None:
+            tiles.append((f"{name}, evaluated", f"{evals[-1][name]:.4f}"))
+    if best is not None:
+        tiles.append((f"best {run.config.run.monitor}, step {best['step']:,}", f"{best[run.config.run.monitor]:.4f}"))
+    if train:
+        tiles.append(("steps", f"{train[-1]['step']:,}"))
+        tiles.append(("epochs", f"{train[-1]['epoch']:g}"))
+    if run.facts.get("parameters"):
+        tiles.append(("parameters", f"{run.facts['parameters']:,}"))
+    if run.summary.get("examples_per_second"):
+        tiles.append(("samples a second", f"{run.summary['examples_per_second']:,.0f}"))
+    if run.goodput.get("total_seconds"):
+        tiles.append(("in all", duration(run.goodput["total_seconds"])))
+    return tiles
+
+
+def _data(run: Run) -> list[tuple[str, str]]:
+    data, facts = run.config.data, run.facts
+    rows = [("dataset", data.dataset), ("trained on", data.train_split)]
+    if "examples" in facts:
+        rows += [(f"samples of {split}", f"{count:,}") for split, count in facts["examples"].items()]
+    if facts.get("class_names"):
+        names = facts["class_names"]
+        rows.append(("classes", f"{len(names)}: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}"))
+    optimization = run.config.optimization
+    rows.append(("batch size", str(data.batch_size)))
+    rows.append(("augmentation", data.augment or "none"))
+    rate = f"{optimization.optimizer}, learning rate {optimization.learning_rate:g}, {optimization.schedule}"
+    return [*rows, ("optimizer", rate), ("precision", run.config.model.precision), ("seed", str(run.config.run.seed))]
+
+
+def _predictions(run: Run) -> dict[str, Any] | None:
+    found = run.predictions
+    if found is None or importlib.util.find_spec("PIL") is None:
+        return None
+    from loopwright.trainer import pictures
+    from loopwright.trainer.charts import calibration_chart
+
+    names = run.facts.get("class_names") or [str(k) for k in range(found.num_classes)]
+    confusion = found.confusion()
+    classes = []
+    for k, share in enumerate(found.class_accuracy()[:_MOST_CLASSES]):
+        others = [count if other != k else 0 for other, count in enumerate(confusion[k])]
+        worst = max(range(len(others)), key=others.__getitem__)
+        taken = f"{names[worst]} ({others[worst]})" if others[worst] else ""
+        right = "" if math.isnan(share) else f"{share:.1%}"
+        classes.append((names[k], int(confusion[k].sum()), right, taken))
+    mistakes = []
+    if found.inputs.ndim == 4 and found.inputs.shape[-1] in (1, 3):
+        for place in found.mistakes:
+            row = found.shown[place]
+            told = {"says": names[found.predicted[row]], "is": names[found.labels[row]]}
+            shown = {"picture": _data_uri(pictures.png_of(found.inputs[place], 84)), "index": int(found.index[row])}
+            mistakes.append(told | shown | {"confidence": f"{found.confidence[row]:.0%}"})
+    return {
+        "step": found.step,
+        "samples": len(found.labels),
+        "confusion": _data_uri(pictures.confusion_picture(confusion, names)),
+        "classes": classes,
+        "mistakes": mistakes,
+        "wrong": int((found.labels != found.predicted).sum()),
+        "calibration": calibration_chart(*(part.tolist() for part in found.calibration())),
+        "calibration_error": found.calibration_error(),
+    }
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _exports(run: Run) -> list[tuple[str, str, str]]:
+    """Files in `exports/`: name, size, and what the manifest says of its difference from the model that was trained."""
+    folder = run.folder / "exports"
+    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json") if folder.is_dir() else []
+    told = run.exports.get("exports", run.exports.get("files", {}))
+    rows = []
+    for path in files:
+        parts = path.rglob("*") if path.is_dir() else [path]
+        size = sum(part.stat().st_size for part in parts if part.is_file())
+        facts = told.get(path.name, {}) if isinstance(told, dict) else {}
+        said = ", ".join(f"{name} {value}" for name, value in facts.items() if "difference" in name)
+        rows.append((path.name, f"{size / 1e6:.2f} MB", said))
+    return rows
+
+
+def _charts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """A title and an SVG for each metric: evaluation in full lines, training in broken ones."""
+    from loopwright.trainer.charts import Line, line_chart
+
+    hidden = {"step", "epoch", "split", "wall_time"}
+    found = {name for run in runs for record in run.records for name in record} - hidden
+    first = [name for name in ("loss", "accuracy") if name in found]
+    last = [name for name in _LAST_CHARTS if name in found]
+    charts = []
+    for name in [*first, *sorted(found - set(first) - set(last)), *last]:
+        lines = []
+        for place, run in enumerate(runs):
+            for split in ("train", "eval"):
+                points = [(r["step"], r[name]) for r in run.split(split) if r.get(name) is not None]
+                if points:
+                    label = split if len(runs) == 1 else f"{run.name}, {split}"
+                    series = place if len(runs) > 1 else (split == "train")
+                    steps, values = zip(*points, strict=True)
+                    lines.append(Line(label, steps, values, series, faint=split == "train"))
+        if lines:
+            if name in _LAST_CHARTS:
+                lines = [line._replace(faint=False) for line in lines]
+            charts.append((name.replace("_", " "), line_chart(lines)))
+    return charts
+
+
+def _flag_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """The flags in which runs differ, with the value of each run."""
+    values = [flags.flag_values(run.config) for run in runs]
+    rows = [(name, ["" if v[name] is None else str(v[name]) for v in values]) for name in values[0]]
+    return [(name, row) for name, row in rows if len(set(row)) > 1]
+
+
+def _results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """What the runs came to, side by side."""
+    tiles = [dict(_tiles(run)) for run in runs]
+    names = list(dict.fromkeys(name.split(", step")[0] for tile in tiles for name in tile))
+    shortened = [{name.split(", step")[0]: value for name, value in tile.items()} for tile in tiles]
+    rows = [(name, [tile.get(name, "") for tile in shortened]) for name in names]
+    shares = [run.goodput.get("share", {}).get("step") for run in runs]
+    return [*rows, ("share of time in steps", ["" if share is None else f"{share:.0%}" for share in shares])]
