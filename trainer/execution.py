@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from loopwright.trainer.clock import Clock
 from loopwright.trainer.errors import TrainingError
@@ -197,13 +198,17 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
     def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         waited = tf.constant(0.0, tf.float64)
         for _ in tf.range(n):
+            batch = next(iterator)  # may come while the step before still runs
             with tf.control_dependencies([window]):
-                began = tf.timestamp()
-            with tf.control_dependencies([began]):
-                batch = next(iterator)
-            with tf.control_dependencies(tf.nest.flatten(batch)):
-                waited += tf.timestamp() - began
+                ready = _now()
+            with tf.control_dependencies([ready, *tf.nest.flatten(batch)]):
+                waited += _now() - ready
             window += as_window(traced(batch))
         return window, waited
 
     return names, accumulate
+
+
+def _now() -> tf.Tensor:
+    """Seconds, float64; 0 where ops are deterministic, for there TensorFlow refuses to tell the time."""
+    return tf.constant(0.0, tf.float64) if is_op_determinism_enabled() else tf.timestamp()
