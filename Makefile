@@ -12,7 +12,7 @@ TRAIN_ARGS ?=
 
 RESULTS := benchmarks/results
 CIFAR_SHAPED := benchmarks.images:cifar_shaped
-MATRIX := --batch_size=32,128 --precision=float32,mixed_bfloat16
+PRECISION ?= float32
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,11 +35,13 @@ test: $(DEV)  ## Run the tests.
 parity: $(DEV)  ## Certify that the loop and model.fit train alike, 200 steps of each model that makes it hard.
 	@for model in mlp cnn cnn_subclass resnet20; do $(BIN)/loopwright parity --model=$$model || exit 1; done
 
-# Quiet machine, please. The steps are fewer where a step takes long.
+# Wants a quiet machine. Laps are shorter where a step takes long. On a CPU with AMX or AVX-512 BF16, or with patience:
+#   make benchmark PRECISION=float32,mixed_bfloat16      (cnn, too, in bfloat16)
 benchmark: $(DEV)  ## Measure everything in docs/performance.md anew (peers where `make peers` was), and write the page.
-	$(BIN)/loopwright benchmark $(MATRIX) --model=mlp --train_steps=500 --output=$(RESULTS)/mlp --curves
+	$(BIN)/loopwright benchmark --model=mlp --batch_size=32,128 --precision=float32,mixed_bfloat16 --train_steps=500 --output=$(RESULTS)/mlp
 	$(BIN)/python benchmarks/fit_alone.py --model=mlp --steps=500 > $(RESULTS)/mlp/fit_alone.json
-	$(BIN)/loopwright benchmark $(MATRIX) --model=cnn --train_steps=50 --output=$(RESULTS)/cnn --dataset=$(CIFAR_SHAPED)
+	$(BIN)/loopwright benchmark --model=cnn --batch_size=32,128 --precision=$(PRECISION) --dataset=$(CIFAR_SHAPED) \
+	  --train_steps=50 --repeats=7 --output=$(RESULTS)/cnn
 	$(BIN)/python benchmarks/fit_alone.py --model=cnn --steps=50 --dataset=$(CIFAR_SHAPED) > $(RESULTS)/cnn/fit_alone.json
 	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
 	$(BIN)/python benchmarks/tables.py

@@ -22,9 +22,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "performance.png"
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
-#: The results that make up the matrix, in order.
+#: The results that make up the matrix, in order, as far as they are there.
 MATRIX = ("mlp", "cnn")
 
+#: The widest interval, half of it, of a quiet machine.
+QUIET = 0.1
 #: What the project set out to reach: model, batch size, precision, loop, against what, at least (at most for the floor).
 AIMS = (
     ("cnn", 32, "float32", "graph", "fit", 1.15),
@@ -38,11 +40,11 @@ AIMS = (
 
 def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
     """All results: the matrix as one benchmark.json, `alone` (fit_alone.py) and `peers` (peers.py) where they are."""
-    parts = [json.loads((results / name / "benchmark.json").read_text(encoding="utf-8")) for name in MATRIX]
+    paths = [results / name / "benchmark.json" for name in MATRIX]
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     merged = {**parts[0]}
     for name in ("rows", "failed", "curves"):
         merged[name] = [entry for part in parts for entry in part[name]]
-    merged["methods"] = [part["method"] for part in parts]
     merged["method"] = {**parts[0]["method"], "fit_grid": [g for part in parts for g in part["method"]["fit_grid"]]}
     alone = [results / name / "fit_alone.json" for name in MATRIX]
     merged["alone"] = [json.loads(path.read_text(encoding="utf-8")) for path in alone if path.is_file()]
@@ -62,10 +64,19 @@ def machine(result: Mapping[str, Any]) -> str:
     facts = result["environment"]
     sets = ", ".join(facts["instruction_sets"]) or "no vector extensions that matter here"
     gpus = [device for device in facts["devices"] if device.startswith("GPU")]
-    return (
+    text = (
         f"{facts['cpu']}, {facts['cpus']} CPUs ({sets}), {facts['memory_gb']:.0f} GB, "
         f"{', '.join(gpus) or 'no GPU'}; TensorFlow {facts['tensorflow']}, Keras {facts['keras']}, Python {facts['python']}."
     )
+    if widest(result) > QUIET:
+        text += f"\n\n**Other jobs ran on it: intervals reach ±{widest(result):.0%}. Don't rely on these numbers.**"
+    return text
+
+
+def widest(result: Mapping[str, Any]) -> float:
+    """Half of the widest interval of a row `fit`, as a part of its median."""
+    fits = [row for row in result["rows"] if row["loop"] == "fit"]
+    return max((row["interval"][1] - row["interval"][0]) / 2 / row["ms_per_step"] for row in fits)
 
 
 def matrix(result: Mapping[str, Any]) -> str:
@@ -160,6 +171,8 @@ def alone(result: Mapping[str, Any]) -> str:
         lines.append(
             [output.title_of(row), f"{row['ms_per_step']:.3g}", f"{one['ms_per_step']:.3g}", f"{difference:+.1%}"]
         )
+    if not lines:
+        return "Not measured yet."
     return table(["job", "row `fit`, ms a step", "`fit_alone.py`", "difference"], lines)
 
 
@@ -195,9 +208,10 @@ def headline(result: Mapping[str, Any]) -> str:
             best = rows[output.fastest(list(rows.values()))]
             phrases.append(f"{best['ratio_to_fit_tuned']:.2f}× on `{best['model']}` (`{best['loop']}`)")
     facts = result["environment"]
+    busy = ", while other jobs ran" if widest(result) > QUIET else ""
     return (
         f"**{' and '.join(phrases)} the speed of the best-tuned `model.fit`**, batch 32, float32, "
-        f"on {facts['cpus']} CPU cores ([how it was measured, and where it doesn't win](docs/performance.md)):\n\n"
+        f"on {facts['cpus']} CPU cores{busy} ([how it was measured, and where it doesn't win](docs/performance.md)):\n\n"
         "![milliseconds a step, by model, batch size and precision](docs/performance.png)"
     )
 

@@ -37,6 +37,18 @@ def test_other_numbers_make_another_page(tables: dict[str, Any]) -> None:
     assert "| no |" in tables["aims"]({**result, "rows": [{**row, "laps_ms": [1.0]} for row in result["rows"]]})
 
 
+def test_pages_tell_of_a_busy_machine(tables: dict[str, Any]) -> None:
+    result = tables["load"]()
+    quiet = {**result, "rows": [{**row, "interval": [row["ms_per_step"]] * 2} for row in result["rows"]]}
+    busy = {
+        **result,
+        "rows": [{**row, "interval": [0.5 * row["ms_per_step"], row["ms_per_step"]]} for row in result["rows"]],
+    }
+    for part in ("machine", "headline"):
+        assert "ther jobs ran" not in tables[part](quiet)
+        assert "ther jobs ran" in tables[part](busy)
+
+
 def test_peer_that_is_not_there_is_absent(repository: pathlib.Path) -> None:
     peers = runpy.run_path(str(repository / "benchmarks" / "peers.py"))
     row = peers["measure"]("Peer", ".venv-nowhere", "torch_loop.py", batch_size=1, steps=1, laps=1)

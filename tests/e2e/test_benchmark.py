@@ -121,7 +121,7 @@ def test_curves_of_fit_and_of_the_loop_are_one_over_steps_and_drawn(
 
 
 def scalars(run: pathlib.Path, tag: str) -> tuple[list[Any], list[float]]:
-    events = EventAccumulator(str(run)).Reload().Tensors(tag)
+    events = EventAccumulator(str(run), size_guidance={"tensors": 0}).Reload().Tensors(tag)
     return events, [float(tf.make_ndarray(event.tensor_proto)) for event in events]
 
 

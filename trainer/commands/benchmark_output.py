@@ -10,6 +10,7 @@ from typing import Any
 
 from loopwright.trainer import timing
 from loopwright.trainer.commands.benchmark_row import Cell
+from loopwright.trainer.commit import replace_path
 from loopwright.trainer.errors import TrainingError
 
 Key = dict[str, Any]
@@ -166,9 +167,7 @@ def check_plots() -> None:
 
 def draw(result: Mapping[str, Any], path: pathlib.Path) -> None:
     """A PNG: for each cell a panel with a bar and an interval for each row; below, the curves where there are any."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = cells(result["rows"])
@@ -187,7 +186,8 @@ def draw(result: Mapping[str, Any], path: pathlib.Path) -> None:
         _draw_bars(axes[place % across], list(rows.values()))
     for part, found in zip(parts[down:], curves.values(), strict=True):
         _draw_curves(part, found)
-    _save(figure, path)
+    FigureCanvasAgg(figure)
+    replace_path(path, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))
 
 
 def _draw_bars(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -242,18 +242,9 @@ def _draw_curves(part: Any, curves: Sequence[Mapping[str, Any]]) -> None:
     axes[0].legend(fontsize=8, frameon=False)
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=130, format="png")
-    temporary.replace(path)
-
-
 def write_tensorboard(result: Mapping[str, Any], folder: pathlib.Path) -> None:
     """A run `<model>-<batch>-<precision>/<loop>` for each row: ms a step by lap, and the curves on their own clock."""
-    from tensorboard.summary import Writer  # type: ignore[import-untyped]
+    from tensorboard.summary import Writer
 
     for row in result["rows"]:
         with contextlib.closing(Writer(str(_run_folder(folder, row)))) as writer:

@@ -25,6 +25,8 @@ STEPS_PER_EXECUTION = (1, 10, 25, 50)
 #: How many points `curve` draws.
 POINTS = 25
 _SEARCH_STEPS, _SEARCH_ROUNDS = 50, 3
+#: How many times the best a first round may take, for others to follow.
+_HOPELESS = 3
 
 Answer = Callable[[dict[str, Any]], None]
 
@@ -133,7 +135,7 @@ def measure_loop(row: Row, execution: str) -> None:
     facts: dict[str, Any] = {}
     if execution == "auto":
         candidates = {name: jobs.make_execution(name, steps_per_call) for name in ("graph", "xla")}
-        execution = trainer.choose(job.state, job.step, row.feed, candidates).name
+        execution = trainer.choose(job.state, job.step, row.feed, candidates, steps=min(50, row.steps)).name
         facts["chosen"] = execution
     feed: Any = row.feed
     if execution == "floor":
@@ -149,57 +151,53 @@ def measure_loop(row: Row, execution: str) -> None:
 
 
 def search_fit(row: Row) -> None:
-    """Times `fit` over the grid: the best of three rounds each, of one where that is over 1.5 times the best of others.
+    """Times `fit` over the grid: the best of several rounds, in turns, without those that the first shows to be hopeless.
 
-    Where XLA at one step an execution takes over twice as long as `fit` without it, longer executions with XLA are left
-    out (null): they save a part of the overhead of a call, which is a part of the smaller time.
+    Hopeless is three times the best. Where XLA at one step an execution takes three times as long as `fit` without it,
+    longer executions with XLA are left out (null): they save a part of the overhead of a call, which is a part of the
+    smaller time.
     """
     import tensorflow as tf
 
+    fits: dict[tuple[int, bool], Callable[[], float]] = {}
     found: dict[tuple[int, bool], float | None] = {}
     for jit_compile in (False, True):
         for k in (k for k in STEPS_PER_EXECUTION if row.steps % k == 0):
-            measured = [milliseconds for milliseconds in found.values() if milliseconds is not None]
-            first = found.get((1, True), 0.0)
+            first, plain = found.get((1, True)), found.get((1, False))
             found[k, jit_compile] = None
-            if jit_compile and k > 1 and (first is None or first > 2 * (found[1, False] or 0.0)):
+            if jit_compile and k > 1 and (first is None or first > _HOPELESS * (plain or 0.0)):
                 continue
             with contextlib.suppress(tf.errors.OpError):  # XLA can't compile this model
-                found[k, jit_compile] = _search_one(
-                    row, min(measured, default=float("inf")), steps_per_execution=k, jit_compile=jit_compile
-                )
-    row.answer(
-        {
-            "grid": [
-                {"steps_per_execution": k, "jit_compile": jit, "ms_per_step": milliseconds}
-                for (k, jit), milliseconds in found.items()
-            ]
-        }
-    )
+                fits[k, jit_compile] = _timed_fit(row, steps_per_execution=k, jit_compile=jit_compile)
+                found[k, jit_compile] = fits[k, jit_compile]()
+    best = min(found[key] or 0.0 for key in fits)
+    for _ in range(_SEARCH_ROUNDS - 1):
+        for key, measure in fits.items():
+            if (before := found[key] or 0.0) <= _HOPELESS * best:
+                found[key] = min(before, measure())
+    grid = [{"steps_per_execution": k, "jit_compile": jit, "ms_per_step": ms} for (k, jit), ms in found.items()]
+    row.answer({"grid": grid})
 
 
-def _search_one(row: Row, best: float, **options: Any) -> float:
-    """Milliseconds a step: the best of the rounds, or of the first where that is over 1.5 times the best of others."""
+def _timed_fit(row: Row, **options: Any) -> Callable[[], float]:
+    """A function that gives `fit`'s milliseconds a step: the faster of two short epochs."""
     import keras
 
     network, batches = row.fitted(**options)
     k = options["steps_per_execution"]
     network.fit(batches, steps_per_epoch=k, verbose=0, shuffle=False)
-    marks: list[float] = []
+    steps = _SEARCH_STEPS if k > 1 else _SEARCH_STEPS // 2
 
-    class Marks(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            marks.append(time.perf_counter())
+    def measure() -> float:
+        marks: list[float] = []
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: marks.append(time.perf_counter()),
+            on_epoch_end=lambda epoch, logs: marks.append(time.perf_counter()),
+        )
+        network.fit(batches, steps_per_epoch=steps, epochs=2, verbose=0, shuffle=False, callbacks=[callback])
+        return min(marks[1] - marks[0], marks[3] - marks[2]) / steps * 1e3
 
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            marks.append(time.perf_counter())
-            if (marks[-1] - marks[-2]) / steps * 1e3 > 1.5 * best:
-                self.model.stop_training = True
-
-    steps = _SEARCH_STEPS if k > 1 else 20
-    network.fit(batches, steps_per_epoch=steps, epochs=_SEARCH_ROUNDS, verbose=0, shuffle=False, callbacks=[Marks()])
-    rounds = [end - start for start, end in zip(marks[::2], marks[1::2], strict=True)]
-    return min(rounds) / steps * 1e3
+    return measure
 
 
 def curve(row: Row, loop: str, options: dict[str, Any]) -> None:
