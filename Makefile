@@ -41,7 +41,7 @@ benchmark: $(DEV)  ## Measure everything in docs/performance.md anew (peers wher
 	$(BIN)/loopwright benchmark --model=mlp --batch_size=32,128 --precision=float32,mixed_bfloat16 --train_steps=500 --output=$(RESULTS)/mlp
 	$(BIN)/python benchmarks/fit_alone.py --model=mlp --steps=500 > $(RESULTS)/mlp/fit_alone.json
 	$(BIN)/loopwright benchmark --model=cnn --batch_size=32,128 --precision=$(PRECISION) --dataset=$(CIFAR_SHAPED) \
-	  --train_steps=50 --repeats=7 --output=$(RESULTS)/cnn
+	  --train_steps=20 --repeats=15 --output=$(RESULTS)/cnn
 	$(BIN)/python benchmarks/fit_alone.py --model=cnn --steps=50 --dataset=$(CIFAR_SHAPED) > $(RESULTS)/cnn/fit_alone.json
 	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
 	$(BIN)/python benchmarks/tables.py

@@ -91,7 +91,7 @@ def matrix(result: Mapping[str, Any]) -> str:
             lines.append(
                 [
                     output.loop_text(row),
-                    f"{row['ms_per_step']:.3g} ({low:.3g}–{high:.3g})",
+                    f"{output.number(row['ms_per_step'])} ({output.number(low)}–{output.number(high)})",
                     f"{row['examples_per_second']:,.0f}",
                     output.ratio_text(row, "fit"),
                     output.ratio_text(row, "fit_tuned"),
@@ -132,7 +132,7 @@ def aims(result: Mapping[str, Any]) -> str:
             continue
         pair = (row, other) if base == "floor" else (other, row)
         measured = timing.ratio(*(one["laps_ms"] for one in pair))
-        low, high = timing.ratio_interval(*(one["laps_ms"] for one in pair))
+        low, high = timing.ratio_interval(*output.pair(*(one["laps_ms"] for one in pair)))
         reached = measured <= aim if base == "floor" else measured >= aim
         what = (
             f"`{loop}` takes at most {aim}× the floor" if base == "floor" else f"`{loop}` is {aim}× as fast as `{base}`"
@@ -155,7 +155,7 @@ def grid(result: Mapping[str, Any]) -> str:
     lines = []
     for cell in entries:
         found = {(entry["steps_per_execution"], entry["jit_compile"]): entry["ms_per_step"] for entry in cell["grid"]}
-        texts = ["–" if found.get(column) is None else f"{found[column]:.3g}" for column in columns]
+        texts = ["–" if found.get(column) is None else output.number(found[column]) for column in columns]
         lines.append([output.title_of(cell), *texts])
     return table(header, lines)
 

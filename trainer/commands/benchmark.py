@@ -30,9 +30,13 @@ GROUPS = (flags.Data, flags.Model, flags.Optimization, flags.Benchmark)
 LISTS = ("model", "precision", "batch_size")
 ROWS = ("fit", "fit_tuned", "graph", "xla", "auto", "floor")
 
+#: A row whose warm-up takes this many times `fit`'s is slow, and slow rows get this many laps: they prove nothing else.
+SLOW, LAPS_OF_SLOW = 5, 2
+
 METHOD = {
     "process": "every row in a process of its own; laps in turns: each row once, then each row again",
     "warm_up": "the first step, which compiles, and one lap of every row; neither counts",
+    "slow_rows": f"a row whose warm-up takes over {SLOW} times that of fit gets {LAPS_OF_SLOW} laps",
     "lap": "train_steps steps of one stream that goes on from lap to lap, evaluation and checkpoints off",
     "interval": "95%, percentile bootstrap of the median over the laps; ratios resample the laps in pairs",
     "time_to_first_step_s": "from the start of the process to the end of its first step (fit_tuned: execution)",
@@ -104,12 +108,16 @@ def _measure_cell(cell: Cell, result: dict[str, Any], say: Any) -> None:
                 result["failed"].append({**key, "loop": loop, "reason": str(error)})
             else:
                 workers[loop], laps[loop] = worker, []
-        for repeat in range(cell.benchmark.repeats + 1):
+        warm_up: dict[str, float] = {}
+        for loop, worker in workers.items():
+            say(f"warm-up of {loop}")
+            warm_up[loop] = worker.ask("lap")["seconds"]
+        for repeat in range(cell.benchmark.repeats):
             for loop, worker in workers.items():
-                say(f"warm-up of {loop}" if repeat == 0 else f"repeat {repeat} of {cell.benchmark.repeats}: {loop}")
-                seconds = worker.ask("lap")["seconds"]
-                if repeat:
-                    laps[loop].append(seconds * 1e3 / cell.benchmark.train_steps)
+                if repeat >= LAPS_OF_SLOW and warm_up[loop] > SLOW * warm_up["fit"]:
+                    continue
+                say(f"repeat {repeat + 1} of {cell.benchmark.repeats}: {loop}")
+                laps[loop].append(worker.ask("lap")["seconds"] * 1e3 / cell.benchmark.train_steps)
         for loop, worker in workers.items():
             facts[loop]["peak_memory_mb"] = worker.ask("end")["peak_memory_mb"]
     rows = benchmark_output.make_rows(key, laps, facts)

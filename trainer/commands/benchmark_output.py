@@ -51,11 +51,22 @@ def make_rows(key: Key, laps: Mapping[str, list[float]], facts: Mapping[str, dic
         median = statistics.median(times)
         row = {"loop": loop, **key, "ms_per_step": median, "interval": timing.interval(times)}
         row["examples_per_second"] = key["batch_size"] / median * 1e3
-        for name, base in (("fit", "fit"), ("fit_tuned", "fit_tuned")):
-            row[f"ratio_to_{name}"] = timing.ratio(laps[base], times)
-            row[f"ratio_to_{name}_interval"] = timing.ratio_interval(laps[base], times)
+        for base in ("fit", "fit_tuned"):
+            row[f"ratio_to_{base}"] = timing.ratio(laps[base], times)
+            row[f"ratio_to_{base}_interval"] = timing.ratio_interval(*pair(laps[base], times))
         rows.append({**row, **facts[loop], "laps_ms": times})
     return rows
+
+
+def pair(one: Sequence[float], other: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """The laps that both rows have: a slow row has fewer."""
+    both = min(len(one), len(other))
+    return one[:both], other[:both]
+
+
+def number(milliseconds: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def cells(rows: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, Mapping[str, Any]]]:
@@ -128,7 +139,7 @@ def _cell(row: Mapping[str, Any]) -> tuple:
 
 
 def _short(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.3g} ±{(interval[1] - interval[0]) / 2 / value:.0%}"
+    return f"{number(value)} ±{(interval[1] - interval[0]) / 2 / value:.0%}"
 
 
 def _short_ratio(row: Mapping[str, Any], base: str) -> str:
@@ -148,7 +159,7 @@ def _fastest_flags(rows: Sequence[Mapping[str, Any]], environment: Mapping[str, 
     tied = [
         loop
         for loop in others
-        if timing.is_tie(timing.ratio_interval(by_loop[loop]["laps_ms"], by_loop[best]["laps_ms"]))
+        if timing.is_tie(timing.ratio_interval(*pair(by_loop[loop]["laps_ms"], by_loop[best]["laps_ms"])))
     ]
     words = [f"--dataset={first['dataset']}", f"--model={first['model']}", f"--batch_size={first['batch_size']}"]
     words += [f"--precision={first['precision']}", f"--execution={best}"]
@@ -205,7 +216,7 @@ def _draw_bars(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     axis.set_xlim(0, limit)
     for place, milliseconds in enumerate(times):
         cut = milliseconds > limit
-        text = f"{milliseconds:.3g} →" if cut else f" {milliseconds:.3g}"
+        text = f"{number(milliseconds)} →" if cut else f" {number(milliseconds)}"
         axis.text(
             limit if cut else rows[place]["interval"][1],
             place,
