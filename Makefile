@@ -10,6 +10,10 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 TRAIN_ARGS ?=
 
+RESULTS := benchmarks/results
+CIFAR_SHAPED := benchmarks.images:cifar_shaped
+PRECISION ?= float32
+
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/installed-demo
@@ -17,7 +21,7 @@ DEV := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # Two jobs of `make -j` must not install into one .venv at the same time.
-.PHONY: help train test test-slow faults faults-long browser lint format typecheck clean distclean
+.PHONY: help train test test-slow faults faults-long parity benchmark peers gpu browser lint format typecheck clean distclean
 
 help:  ## List the jobs.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +43,32 @@ faults-long: $(DEV)  ## The same with 200 kills at random moments.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
 	FAULTS=long $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
 
+parity: $(DEV)  ## Certify that the loop and model.fit train alike, 200 steps of each model that makes it hard.
+	@for model in mlp cnn cnn_subclass resnet20; do $(BIN)/loopwright parity --model=$$model || exit 1; done
+
+# Wants a quiet machine. Laps are shorter where a step takes long. On a CPU with AMX or AVX-512 BF16, or with patience:
+#   make benchmark PRECISION=float32,mixed_bfloat16      (cnn, too, in bfloat16)
+benchmark: $(DEV)  ## Measure everything in docs/performance.md anew (peers where `make peers` was), and write the page.
+	$(BIN)/loopwright benchmark --model=mlp --batch_size=32,128 --precision=float32,mixed_bfloat16 --train_steps=500 --output=$(RESULTS)/mlp
+	$(BIN)/python benchmarks/fit_alone.py --model=mlp --steps=500 > $(RESULTS)/mlp/fit_alone.json
+	$(BIN)/loopwright benchmark --model=cnn --batch_size=32,128 --precision=$(PRECISION) --dataset=$(CIFAR_SHAPED) \
+	  --train_steps=20 --repeats=15 --output=$(RESULTS)/cnn
+	$(BIN)/python benchmarks/fit_alone.py --model=cnn --steps=50 --dataset=$(CIFAR_SHAPED) > $(RESULTS)/cnn/fit_alone.json
+	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
+	$(BIN)/python benchmarks/tables.py
+
+peers: $(DEV)  ## Set up Orbit and PyTorch in environments of their own, and measure them.
+	$(PYTHON) -m venv .venv-orbit
+	.venv-orbit/bin/python -m pip install --quiet --requirement benchmarks/peers/orbit.txt
+	.venv-orbit/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/orbit-itself.txt
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --requirement benchmarks/peers/torch.txt
+	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
+
+gpu: $(DEV)  ## On a machine with a GPU: parity and benchmark in every precision, into benchmarks/results/gpu.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gpu]'
+	$(BIN)/python benchmarks/gpu.py
+
 browser: $(DEV)  ## Run the tests that look at TensorBoard and the report in Chromium; as root on Debian it installs that.
 	@{ command -v chromium && command -v chromedriver; } > /dev/null || [ "$$(id -u)" != 0 ] || \
 	  { apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; }
@@ -59,8 +89,8 @@ typecheck: $(DEV)  ## Check the types. The link gives mypy a folder named loopwr
 clean:  ## Delete caches and built files. Keeps .venv, and runs/ in any case.
 	rm -rf build dist *.egg-info .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-distclean: clean  ## Delete .venv, too.
-	rm -rf $(VENV)
+distclean: clean  ## Delete .venv and the peers' environments, too.
+	rm -rf $(VENV) .venv-orbit .venv-torch
 
 # The set-up. The files installed-* stand for a finished install, so that it is repeated only when its inputs change.
 $(BIN)/python:

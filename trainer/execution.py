@@ -150,10 +150,13 @@ def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
 
     @tf.function(jit_compile=True)
     def call(stack: Any, offset: tf.Tensor, n: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        def body(i: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return i + 1, window + as_window(traced(tf.nest.map_structure(lambda tensor: tf.gather(tensor, i), stack)))
+
+        # Not `for i in tf.range(...)`: AutoGraph bounds that loop's trips, XLA wants such a bound as a constant, and would
+        # compile the program anew for each number of steps.
         window = tf.ensure_shape(window, [len(names), 2])
-        for i in tf.range(offset, offset + n):
-            window += as_window(traced(tf.nest.map_structure(lambda tensor: tensor[i], stack)))  # noqa: B023 - traced at once
-        return window
+        return tf.while_loop(lambda i, _: i < offset + n, body, [offset, window])[1]
 
     def first_call(*arguments: tf.Tensor) -> tf.Tensor:
         try:
@@ -195,12 +198,11 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
     def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         waited = tf.constant(0.0, tf.float64)
         for _ in tf.range(n):
+            batch = next(iterator)  # may come while the step before still runs
             with tf.control_dependencies([window]):
-                began = _now()
-            with tf.control_dependencies([began]):
-                batch = next(iterator)
-            with tf.control_dependencies(tf.nest.flatten(batch)):
-                waited += _now() - began
+                ready = _now()
+            with tf.control_dependencies([ready, *tf.nest.flatten(batch)]):
+                waited += _now() - ready
             window += as_window(traced(batch))
         return window, waited
 

@@ -1,4 +1,4 @@
-"""`evaluate`, `models` and `benchmark`, and the loop that the README shows."""
+"""`evaluate` and `models`, and the loop that the README shows."""
 
 import json
 import pathlib
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from loopwright import models
-from loopwright.trainer.commands import benchmark
 
 
 @pytest.fixture
@@ -77,21 +76,6 @@ def test_models_summarises_an_entry_with_real_shapes(loopwright: Any, name: str)
     as_json = loopwright("models", name, "--input_shape=28,28,1", "--json").json
     assert f"{as_json['parameters']:,}" in result.out
     assert as_json["outputs"] == models.MODELS[name].outputs
-
-
-def test_benchmark_measures_every_row(
-    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmark, "FIT_GRID", benchmark.FIT_GRID[:1])  # the search compiles once an entry
-    words = ["--model=mlp", "--train_steps=5", "--repeats=1", "--output=results", "--json"]
-    result = loopwright("benchmark", f"--data_dir={mnist_dir}", *words)
-    assert result.code == 0
-    assert json.loads((tmp_path / "results" / "benchmark.json").read_text()) == result.json
-    rows = {row["loop"]: row for row in result.json["rows"]}
-    assert set(rows) >= {"fit", "fit_tuned", "graph"}
-    assert rows["fit"]["ratio_to_fit"] == 1
-    assert all(row["ms_per_step"] > 0 for row in rows.values())
-    assert result.json["method"]["steps"] == 5
 
 
 def test_loop_of_the_readme_runs(

@@ -2,180 +2,182 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-import os
 import pathlib
-import platform
-import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from loopwright import flags, models
-from loopwright.trainer.commands import jobs, setup, workdir
+from loopwright.trainer.commands import benchmark_output, fit, workdir
+from loopwright.trainer.commands.benchmark_row import Cell
 from loopwright.trainer.commit import replace_file
-
-if TYPE_CHECKING:
-    from loopwright.data import Dataset, Feed
+from loopwright.trainer.errors import TrainingError
 
 USAGE = "usage: loopwright benchmark [--flags]"
 HELP = (
-    "Times model.fit with its defaults, model.fit at the best of a grid of steps_per_execution and jit_compile, and the "
-    "loop: same model, weights, batches and metrics, repeats interleaved, medians."
+    "Times model.fit with its defaults, model.fit at the best of a grid of steps_per_execution and jit_compile, the loop in "
+    "each of its executions, and its floor: the same compiled step on one constant batch. Same model, weights, batches and "
+    "metrics, each in a process of its own, measured in turns. --model, --batch_size and --precision take several values "
+    "with commas between them."
 )
 GROUPS = (flags.Data, flags.Model, flags.Optimization, flags.Benchmark)
+LISTS = ("model", "precision", "batch_size")
+ROWS = ("fit", "fit_tuned", "graph", "xla", "auto", "floor")
 
-#: The grid that `fit_tuned` is the best of.
-FIT_GRID = tuple({"steps_per_execution": k, "jit_compile": jit} for k in (1, 10, 50) for jit in (False, True))
+#: A row whose warm-up takes this many times `fit`'s is slow, and slow rows get this many laps: they prove nothing else.
+SLOW, LAPS_OF_SLOW = 5, 2
 
-#: Runs a warm-up and then the given number of steps; returns the seconds that the steps took.
-Measure = Callable[[int], float]
+METHOD = {
+    "process": "every row in a process of its own; laps in turns: each row once, then each row again",
+    "warm_up": "the first step, which compiles, and one lap of every row; neither counts",
+    "slow_rows": f"a row whose warm-up takes over {SLOW} times that of fit gets {LAPS_OF_SLOW} laps",
+    "lap": "train_steps steps of one stream that goes on from lap to lap, evaluation and checkpoints off",
+    "interval": "95%, percentile bootstrap of the median over the laps; ratios resample the laps in pairs",
+    "time_to_first_step_s": "from the start of the process to the end of its first step (fit_tuned: execution)",
+    "peak_memory_mb": "most resident memory of the process, after all laps",
+    "floor": "graph on one constant batch: no data pipeline, all else the same",
+}
 
 
 def run(argv: Sequence[str]) -> int:
     """Parses the flags, measures and prints."""
-    (data, model, optimization, benchmark), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
-    models.check_name(model.model)
-    if benchmark.output is not None:
-        workdir.make_folder("--output", pathlib.Path(benchmark.output))
-    setup.start_tensorflow(intra_op_threads=benchmark.intra_op_threads, inter_op_threads=benchmark.inter_op_threads)
-    dataset = setup.load_dataset(data)
-    feed = dataset.train_feed(data.batch_size, seed=benchmark.seed, drop_remainder=True)
-    result = _benchmark(model, optimization, benchmark, dataset, feed, data.batch_size)
-    text = json.dumps(result, indent=1)
-    if benchmark.output is not None:
-        replace_file(pathlib.Path(benchmark.output) / "benchmark.json", text + "\n")
+    matrix = flags.parse_matrix(argv, GROUPS, lists=LISTS, usage=USAGE, help_text=HELP)
+    cells = [Cell(*groups) for groups in matrix]
+    for cell in cells:
+        models.check_name(cell.model.model)
+        fit.check_same_as_fit(cell.model, cell.optimization)
+    benchmark = cells[0].benchmark
+    output = None if benchmark.output is None else pathlib.Path(benchmark.output)
+    if output is not None:
+        benchmark_output.check_plots()
+        workdir.make_folder("--output", output)
+    result = _measure(cells)
+    if output is not None:
+        replace_file(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
+        benchmark_output.draw(result, output / "benchmark.png")
+        benchmark_output.write_tensorboard(result, output / "tensorboard")
     if benchmark.json:
         print(json.dumps(result))
     else:
-        _print(result)
+        benchmark_output.print_tables(result)
     return 0
 
 
-def _benchmark(
-    model: flags.Model,
-    optimization: flags.Optimization,
-    benchmark: flags.Benchmark,
-    dataset: Dataset,
-    feed: Feed,
-    batch_size: int,
-) -> dict[str, Any]:
+def _measure(cells: Sequence[Cell]) -> dict[str, Any]:
     from rich.console import Console
 
-    console = Console(stderr=True)
-    steps = benchmark.train_steps
-
-    def fresh() -> jobs.Job:
-        return jobs.build_job(model, optimization, dataset, seed=benchmark.seed, total_steps=2 * steps)
-
-    def fit(**compile_options: Any) -> Measure:
-        state = fresh().state
-        from_logits = not models.ends_in_probabilities(model.model, state.model)
-        return _fit(state, feed, from_logits=from_logits, **compile_options)
-
-    def loop(execution: str) -> Measure:
-        job = fresh()
-        execute = jobs.make_execution(execution, benchmark.steps_per_call)(job.state, job.step, feed)
-        return lambda n: _loop_seconds(execute, n)
-
-    grid = []
-    with console.status("") as status:
-        for options in FIT_GRID:
-            status.update(f"searching fit's best: {options}")
-            grid.append({**options, "ms_per_step": fit(**options)(max(50, steps // 4)) * 1e3 / max(50, steps // 4)})
-        best = min(grid, key=lambda row: row["ms_per_step"])
-        tuned = {name: best[name] for name in ("steps_per_execution", "jit_compile")}
-        rows: dict[str, Measure] = {"fit": fit(), "fit_tuned": fit(**tuned), "graph": loop("graph"), "xla": loop("xla")}
-        seconds: dict[str, list[float]] = {name: [] for name in rows}
-        for repeat in range(benchmark.repeats):
-            for name, measure in rows.items():
-                status.update(f"repeat {repeat + 1} of {benchmark.repeats}: {name}")
-                seconds[name].append(measure(steps))
-    medians = {name: statistics.median(times) / steps for name, times in seconds.items()}
-    return {
-        "environment": {"platform": platform.platform(), "cpus": os.cpu_count(), **_versions()},
-        "method": {"steps": steps, "repeats": benchmark.repeats, "fit_grid": grid, "fit_tuned": tuned},
-        "rows": [
-            {
-                "loop": name,
-                "model": model.model,
-                "batch_size": batch_size,
-                "precision": model.precision,
-                "ms_per_step": median * 1e3,
-                "range_ms": [min(seconds[name]) * 1e3 / steps, max(seconds[name]) * 1e3 / steps],
-                "examples_per_second": batch_size / median,
-                "ratio_to_fit": medians["fit"] / median,
-            }
-            for name, median in medians.items()
-        ],
-    }
+    benchmark = cells[0].benchmark
+    facts = {"steps": benchmark.train_steps, "repeats": benchmark.repeats, "steps_per_call": benchmark.steps_per_call}
+    result: dict[str, Any] = {"environment": {}, "method": {**facts, **METHOD, "fit_grid": []}, "rows": []}
+    result |= {"failed": [], "curves": []}
+    with Console(stderr=True).status("") as status:
+        for number, cell in enumerate(cells, 1):
+            name = f"[{number}/{len(cells)}] {benchmark_output.title_of(benchmark_output.key_of(cell))}"
+            _measure_cell(cell, result, lambda text, name=name: status.update(f"{name}: {text}"))
+    return result
 
 
-def _fit(state: Any, feed: Feed, *, from_logits: bool, **compile_options: Any) -> Measure:
-    """`fit` for twice the steps, of which the second epoch is timed: the first fills the pipeline, as the loop's does."""
-    import keras
+def _measure_cell(cell: Cell, result: dict[str, Any], say: Any) -> None:
+    """Adds the rows of one cell to the result."""
+    key = benchmark_output.key_of(cell)
+    say("searching fit's best")
+    with Worker(cell, "search") as worker:
+        grid = worker.read()["grid"]
+        result["environment"] = worker.read()["environment"]
+    result["method"]["fit_grid"].append({**key, "grid": grid})
+    best = min((entry for entry in grid if entry["ms_per_step"] is not None), key=lambda entry: entry["ms_per_step"])
+    tuned = {name: best[name] for name in ("steps_per_execution", "jit_compile")}
+    laps: dict[str, list[float]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for loop in ROWS:
+            say(f"starting {loop}")
+            worker = stack.enter_context(Worker(cell, loop, tuned if loop == "fit_tuned" else {}))
+            try:
+                facts[loop] = worker.read() | ({"options": tuned} if loop == "fit_tuned" else {})
+            except TrainingError as error:
+                if loop in ("fit", "fit_tuned", "graph") or error.exit_code == 2:
+                    raise
+                result["failed"].append({**key, "loop": loop, "reason": str(error)})
+            else:
+                workers[loop], laps[loop] = worker, []
+        warm_up: dict[str, float] = {}
+        for loop, worker in workers.items():
+            say(f"warm-up of {loop}")
+            warm_up[loop] = worker.ask("lap")["seconds"]
+        for repeat in range(cell.benchmark.repeats):
+            for loop, worker in workers.items():
+                if repeat >= LAPS_OF_SLOW and warm_up[loop] > SLOW * warm_up["fit"]:
+                    continue
+                say(f"repeat {repeat + 1} of {cell.benchmark.repeats}: {loop}")
+                laps[loop].append(worker.ask("lap")["seconds"] * 1e3 / cell.benchmark.train_steps)
+        for loop, worker in workers.items():
+            facts[loop]["peak_memory_mb"] = worker.ask("end")["peak_memory_mb"]
+    rows = benchmark_output.make_rows(key, laps, facts)
+    result["rows"] += rows
+    if cell.benchmark.curves:
+        fastest = benchmark_output.fastest(rows)
+        for loop in ("fit", fastest):
+            say(f"curve of {loop}")
+            with Worker(cell, "curve", {}, loop=loop) as worker:
+                result["curves"].append({**key, "loop": loop, "points": worker.read()["points"]})
 
-    state.model.compile(
-        optimizer=state.optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-        metrics=["accuracy"],
-        **compile_options,
-    )
-    dataset = feed().map(lambda batch: (batch["x"], batch["y"]))
 
-    def seconds(steps: int) -> float:
-        marks: list[float] = []
-        callback = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: marks.append(time.perf_counter()),
-            on_epoch_end=lambda epoch, logs: marks.append(time.perf_counter()),
+class Worker:
+    """The process of a row; a context, at whose end the process is stopped if it hasn't ended by itself."""
+
+    def __init__(self, cell: Cell, row: str, options: dict[str, Any] | None = None, *, loop: str = "") -> None:
+        spec = {
+            "cell": dataclasses.asdict(cell),
+            "row": row,
+            "loop": loop,
+            "options": options or {},
+            "started": time.monotonic(),
+        }
+        self._name = row
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "loopwright.trainer.commands.benchmark_row", json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
         )
-        state.model.fit(dataset, steps_per_epoch=steps, epochs=2, verbose=0, shuffle=False, callbacks=[callback])
-        return marks[3] - marks[2]
 
-    return seconds
+    def __enter__(self) -> Worker:
+        return self
 
+    def __exit__(self, *exc_info: object) -> None:
+        if exc_info[0] is not None:
+            self._process.kill()
+        self._process.communicate()
+        self._stderr.close()
 
-def _loop_seconds(execute: Callable[[int], int], steps: int) -> float:
-    _run_exactly(execute, steps)
-    start = time.perf_counter()
-    _run_exactly(execute, steps)
-    return time.perf_counter() - start
+    def ask(self, command: str) -> dict[str, Any]:
+        """Sends a command and returns the answer. Raises as `read` does."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(command + "\n")
+                self._process.stdin.flush()
+        return self.read()
 
-
-def _run_exactly(execute: Callable[[int], int], steps: int) -> None:
-    while steps > 0:
-        steps -= execute(steps)
-
-
-def _versions() -> dict[str, str]:
-    import keras
-    import tensorflow as tf
-
-    return {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
-
-
-def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    first = result["rows"][0]
-    table = Table(title=f"{first['model']}, batch {first['batch_size']}, {first['precision']}")
-    for column in ("", "ms/step", "from – to", "examples/s", "× fit"):
-        table.add_column(column, justify="left" if column == "" else "right")
-    for row in result["rows"]:
-        low, high = row["range_ms"]
-        table.add_row(
-            row["loop"],
-            f"{row['ms_per_step']:.2f}",
-            f"{low:.2f} – {high:.2f}",
-            f"{row['examples_per_second']:,.0f}",
-            f"{row['ratio_to_fit']:.2f}",
-        )
-    console = Console()
-    console.print(table)
-    tuned = result["method"]["fit_tuned"]
-    console.print(
-        f"fit_tuned: the best of {len(result['method']['fit_grid'])}, steps_per_execution={tuned['steps_per_execution']}, "
-        f"jit_compile={tuned['jit_compile']}",
-        highlight=False,
-    )
+    def read(self) -> dict[str, Any]:
+        """The next answer. Raises TrainingError for an error that the row tells of, and for a row that died."""
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            code = self._process.wait()
+            self._stderr.seek(0)
+            said = [text for text in self._stderr.read().splitlines() if text.strip()]
+            last = said[-1].strip()[:300] if said else "no word"
+            raise TrainingError(f"the process of {self._name} ended with code {code}: {last}")
+        message = json.loads(line)
+        if "error" in message:
+            raise TrainingError(message["error"], exit_code=message["exit_code"])
+        return message

@@ -1,0 +1,43 @@
+"""A check on the benchmark's row `fit`: the same job, where nothing but `model.fit` runs, timed by its epochs.
+
+python benchmarks/fit_alone.py --dataset=mnist_5k --model=mlp --batch_size=32
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.append(".")  # for --dataset=benchmarks.images:cifar_shaped
+
+import keras
+import tensorflow as tf
+
+from loopwright import data, models
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+for name, default in (("dataset", "mnist_5k"), ("model", "mlp"), ("batch_size", 32), ("steps", 200), ("epochs", 10)):
+    parser.add_argument(f"--{name}", default=default, type=type(default))
+flags = parser.parse_args()
+dataset = data.load(flags.dataset)
+
+# The ten lines.
+model = models.create(flags.model, dataset.input_shape, dataset.num_classes)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not models.ends_in_probabilities(flags.model, model))
+model.compile("adam", loss, metrics=["accuracy"])
+feed = dataset.train_feed(flags.batch_size, drop_remainder=True)
+batches = feed().map(lambda batch: (batch["x"], batch["y"])).prefetch(tf.data.AUTOTUNE)
+marks: list[float] = []
+mark = keras.callbacks.LambdaCallback(
+    on_epoch_begin=lambda epoch, logs: marks.append(time.perf_counter()),
+    on_epoch_end=lambda epoch, logs: marks.append(time.perf_counter()),
+)
+model.fit(batches, steps_per_epoch=flags.steps, epochs=flags.epochs + 1, verbose=0, callbacks=[mark])
+seconds = [end - start for start, end in zip(marks[2::2], marks[3::2], strict=True)]
+
+print(json.dumps({**vars(flags), "ms_per_step": statistics.median(seconds) / flags.steps * 1e3}))

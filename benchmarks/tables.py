@@ -1,0 +1,249 @@
+"""Writes the measured parts of docs/performance.md and README.md from the results in benchmarks/results/.
+
+    python benchmarks/tables.py            # writes
+    python benchmarks/tables.py --check    # exits 1 where what is written isn't what was measured
+
+Each part stands between `<!-- measured: name -->` and `<!-- end -->`; what is outside is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from loopwright.trainer import timing
+from loopwright.trainer.commands import benchmark_output as output
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PICTURE = ROOT / "docs" / "performance.png"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+#: The results that make up the matrix, in order, as far as they are there.
+MATRIX = ("mlp", "cnn")
+
+#: The widest interval, half of it, of a quiet machine.
+QUIET = 0.1
+#: What the project set out to reach: model, batch size, precision, loop, against what, at least (at most for the floor).
+AIMS = (
+    ("cnn", 32, "float32", "graph", "fit", 1.15),
+    ("cnn", 32, "float32", "graph", "fit_tuned", 1.1),
+    ("cnn", 32, "float32", "graph", "floor", 1.08),
+    ("mlp", 32, "float32", "xla", "fit", 5.0),
+    ("mlp", 32, "float32", "xla", "fit_tuned", 1.9),
+    ("mlp", 32, "float32", "graph", "fit", 1.8),
+)
+
+
+def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
+    """All results: the matrix as one benchmark.json, `alone` (fit_alone.py) and `peers` (peers.py) where they are."""
+    paths = [results / name / "benchmark.json" for name in MATRIX]
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    merged = {**parts[0]}
+    for name in ("rows", "failed", "curves"):
+        merged[name] = [entry for part in parts for entry in part[name]]
+    merged["method"] = {**parts[0]["method"], "fit_grid": [g for part in parts for g in part["method"]["fit_grid"]]}
+    alone = [results / name / "fit_alone.json" for name in MATRIX]
+    merged["alone"] = [json.loads(path.read_text(encoding="utf-8")) for path in alone if path.is_file()]
+    peers = results / "peers.json"
+    merged["peers"] = json.loads(peers.read_text(encoding="utf-8")) if peers.is_file() else None
+    return merged
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(result: Mapping[str, Any]) -> str:
+    """The machine and the versions, in a sentence."""
+    facts = result["environment"]
+    sets = ", ".join(facts["instruction_sets"]) or "no vector extensions that matter here"
+    gpus = [device for device in facts["devices"] if device.startswith("GPU")]
+    text = (
+        f"{facts['cpu']}, {facts['cpus']} CPUs ({sets}), {facts['memory_gb']:.0f} GB, "
+        f"{', '.join(gpus) or 'no GPU'}; TensorFlow {facts['tensorflow']}, Keras {facts['keras']}, Python {facts['python']}."
+    )
+    if widest(result) > QUIET:
+        text += f"\n\n**Other jobs ran on it: intervals reach ±{widest(result):.0%}. Don't rely on these numbers.**"
+    return text
+
+
+def widest(result: Mapping[str, Any]) -> float:
+    """Half of the widest interval of a row `fit`, as a part of its median."""
+    fits = [row for row in result["rows"] if row["loop"] == "fit"]
+    return max((row["interval"][1] - row["interval"][0]) / 2 / row["ms_per_step"] for row in fits)
+
+
+def matrix(result: Mapping[str, Any]) -> str:
+    """A table for each cell."""
+    parts = []
+    header = ["loop", "ms a step", "examples/s", "× fit", "× fit_tuned", "first step", "peak memory"]
+    for rows in output.cells(result["rows"]).values():
+        first = next(iter(rows.values()))
+        lines = []
+        for row in rows.values():
+            low, high = row["interval"]
+            lines.append(
+                [
+                    output.loop_text(row),
+                    f"{output.number(row['ms_per_step'])} ({output.number(low)}–{output.number(high)})",
+                    f"{row['examples_per_second']:,.0f}",
+                    output.ratio_text(row, "fit"),
+                    output.ratio_text(row, "fit_tuned"),
+                    f"{row['time_to_first_step_s']:.1f} s",
+                    f"{row['peak_memory_mb']:,.0f} MB",
+                ]
+            )
+        parts.append(f"### {output.title_of(first)}\n\n{table(header, lines)}")
+        parts += [
+            f"`{failure['loop']}`: {failure['reason']}"
+            for failure in result["failed"]
+            if all(failure[name] == first[name] for name in output.KEYS)
+        ]
+    return "\n\n".join(parts)
+
+
+def outcome(result: Mapping[str, Any]) -> str:
+    """In which cells the fastest execution beats the best-tuned `fit`, in which it doesn't."""
+    lines = []
+    for rows in output.cells(result["rows"]).values():
+        best = rows[output.fastest(list(rows.values()))]
+        low, high = best["ratio_to_fit_tuned_interval"]
+        verdict = "tie" if timing.is_tie((low, high)) else "win" if low > 1 else "loss"
+        memory = best["peak_memory_mb"] / rows["fit"]["peak_memory_mb"]
+        lines.append(
+            [output.title_of(best), best["loop"], output.ratio_text(best, "fit_tuned"), verdict, f"{memory:.2f}"]
+        )
+    return table(["job", "fastest", "× fit_tuned", "that is a", "memory ÷ fit"], lines)
+
+
+def aims(result: Mapping[str, Any]) -> str:
+    """What was aimed at, and what was measured."""
+    rows = {(row["model"], row["batch_size"], row["precision"], row["loop"]): row for row in result["rows"]}
+    lines = []
+    for model, batch_size, precision, loop, base, aim in AIMS:
+        row, other = rows.get((model, batch_size, precision, loop)), rows.get((model, batch_size, precision, base))
+        if row is None or other is None:
+            continue
+        pair = (row, other) if base == "floor" else (other, row)
+        measured = timing.ratio(*(one["laps_ms"] for one in pair))
+        low, high = timing.ratio_interval(*output.pair(*(one["laps_ms"] for one in pair)))
+        reached = measured <= aim if base == "floor" else measured >= aim
+        what = (
+            f"`{loop}` takes at most {aim}× the floor" if base == "floor" else f"`{loop}` is {aim}× as fast as `{base}`"
+        )
+        lines.append(
+            [
+                f"{model}, batch {batch_size}, {precision}: {what}",
+                f"{measured:.2f} ({low:.2f}–{high:.2f})",
+                "yes" if reached else "no",
+            ]
+        )
+    return table(["aim", "measured", "reached"], lines)
+
+
+def grid(result: Mapping[str, Any]) -> str:
+    """The grid that `fit_tuned` is the best of: ms a step."""
+    entries = result["method"]["fit_grid"]
+    columns = [(entry["steps_per_execution"], entry["jit_compile"]) for entry in entries[0]["grid"]]
+    header = ["job", *(f"{k}{', XLA' if jit else ''}" for k, jit in columns)]
+    lines = []
+    for cell in entries:
+        found = {(entry["steps_per_execution"], entry["jit_compile"]): entry["ms_per_step"] for entry in cell["grid"]}
+        texts = ["–" if found.get(column) is None else output.number(found[column]) for column in columns]
+        lines.append([output.title_of(cell), *texts])
+    return table(header, lines)
+
+
+def alone(result: Mapping[str, Any]) -> str:
+    """The row `fit` against the script that only calls `fit`."""
+    fits = [row for row in result["rows"] if row["precision"] == "float32" and row["loop"] == "fit"]
+    rows = {(row["model"], row["batch_size"]): row for row in fits}
+    lines = []
+    for one in result["alone"]:
+        row = rows[one["model"], one["batch_size"]]
+        difference = row["ms_per_step"] / one["ms_per_step"] - 1
+        lines.append(
+            [output.title_of(row), f"{row['ms_per_step']:.3g}", f"{one['ms_per_step']:.3g}", f"{difference:+.1%}"]
+        )
+    if not lines:
+        return "Not measured yet."
+    return table(["job", "row `fit`, ms a step", "`fit_alone.py`", "difference"], lines)
+
+
+def peers(result: Mapping[str, Any]) -> str:
+    """The same job elsewhere."""
+    if result["peers"] is None:
+        return "Not measured here; `make peers` does."
+    header = ["peer", "version", "ms a step", "examples/s"]
+    lines = []
+    for peer in result["peers"]["rows"]:
+        if peer.get("absent"):
+            lines.append([peer["peer"], "absent", peer["absent"], ""])
+            continue
+        low, high = peer["interval"]
+        lines.append(
+            [
+                peer["peer"],
+                peer["version"],
+                f"{peer['ms_per_step']:.3g} ({low:.3g}–{high:.3g})",
+                f"{peer['examples_per_second']:,.0f}",
+            ]
+        )
+    return f"{output.title_of(result['peers'])}:\n\n{table(header, lines)}"
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The ratio to the best-tuned `fit`, and the picture."""
+    cells = output.cells(result["rows"])
+    phrases = []
+    for rows in cells.values():
+        first = next(iter(rows.values()))
+        if first["batch_size"] == 32 and first["precision"] == "float32":
+            best = rows[output.fastest(list(rows.values()))]
+            phrases.append(f"{best['ratio_to_fit_tuned']:.2f}× on `{best['model']}` (`{best['loop']}`)")
+    facts = result["environment"]
+    busy = ", while other jobs ran" if widest(result) > QUIET else ""
+    return (
+        f"**{' and '.join(phrases)} the speed of the best-tuned `model.fit`**, batch 32, float32, "
+        f"on {facts['cpus']} CPU cores{busy} ([how it was measured, and where it doesn't win](docs/performance.md)):\n\n"
+        "![milliseconds a step, by model, batch size and precision](docs/performance.png)"
+    )
+
+
+PARTS = {part.__name__: part for part in (machine, matrix, outcome, aims, grid, alone, peers, headline)}
+
+
+def render(page: str, result: Mapping[str, Any]) -> str:
+    """A page with its measured parts written anew. Raises KeyError for a part that nobody knows."""
+
+    def part(match: re.Match[str]) -> str:
+        return f"<!-- measured: {match[1]} -->\n{PARTS[match[1]](result)}\n<!-- end -->"
+
+    return re.sub(r"<!-- measured: (\w+) -->\n.*?<!-- end -->", part, page, flags=re.DOTALL)
+
+
+def main() -> int:
+    result, stale = load(), []
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        new = render(page, result)
+        if new != page:
+            stale.append(path.relative_to(ROOT))
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if "--check" in sys.argv:
+        print(*(f"{path}: not what benchmarks/results/ says" for path in stale), sep="\n", end="\n" if stale else "")
+        return 1 if stale else 0
+    output.draw({**result, "curves": []}, PICTURE)
+    print(*(f"wrote {path}" for path in [*stale, PICTURE.relative_to(ROOT)]), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
