@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.commands import setup, sources
-from loopwright.trainer.commands.data_progress import status
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -33,6 +32,8 @@ def run(argv: Sequence[str]) -> int:
         (evaluation, data), _ = flags.parse(
             [*flags.to_arguments(source.config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
         )
+    from loopwright.trainer.commands.data_progress import status
+
     with status("starting TensorFlow", moves=evaluation.progress == "auto"):
         setup.start_tensorflow()
     result = _evaluate(source, data, evaluation.progress, trust=evaluation.trust_file)

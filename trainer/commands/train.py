@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from loopwright import flags, models
 from loopwright.trainer.clock import Clock
 from loopwright.trainer.commands import guarding, jobs, outcome, restoring, setup, watch, workdir
-from loopwright.trainer.commands.data_progress import status
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset, Feed
@@ -35,6 +34,8 @@ def run(argv: Sequence[str]) -> int:
     restoring.check(config)
     watch.profile_steps(config.run.profile_steps)
     clock = Clock()
+    from loopwright.trainer.commands.data_progress import status
+
     with status("starting TensorFlow", moves=config.run.progress == "auto"):
         setup.start_tensorflow(
             deterministic=config.run.deterministic,
@@ -89,7 +90,7 @@ def _train_in(
     job: jobs.Job,
     clock: Clock,
     num_steps: int,
-    measured: dict[str, Any] | None,
+    measured: dict[str, Any],
 ) -> int:
     """Trains in the run's folder, which this process alone writes."""
     from loopwright import trainer
