@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _DRAWS = 4000
 
 
 def interval(samples: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of the median of independent samples."""
+    import numpy as np
+
     values = np.asarray(samples, np.float64)
     return _percentiles(np.median(values[_draws(len(values))], axis=1))
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     """The ratio of two medians: above 1 where the second takes less time."""
-    return float(np.median(slow) / np.median(fast))
+    return statistics.median(slow) / statistics.median(fast)
 
 
 def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float]:
@@ -25,6 +30,8 @@ def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> tuple[float,
 
     Raises ValueError for samples of different lengths.
     """
+    import numpy as np
+
     if len(slow) != len(fast):
         raise ValueError(f"{len(slow)} and {len(fast)} samples: a ratio needs pairs")
     draws = _draws(len(slow))
@@ -39,9 +46,13 @@ def is_tie(between: tuple[float, float]) -> bool:
 
 def _draws(count: int) -> np.ndarray:
     """Places `[draws, count]` of samples, drawn with replacement; the same ones every time."""
+    import numpy as np
+
     return np.random.default_rng(0).integers(0, count, (_DRAWS, count))
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    import numpy as np
+
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
