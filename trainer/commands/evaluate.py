@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _evaluate(source: sources.Source, data: flags.Data, progress: str, *, trust: bool) -> dict[str, Any]:
     from loopwright import trainer
+    from loopwright.trainer.commands.data_progress import status
 
     dataset = setup.load_dataset(data, progress)
     feed = dataset.eval_feed(max(data.batch_size, 250))
