@@ -40,5 +40,5 @@ with tempfile.TemporaryDirectory() as folder:
     fit(repaired, epochs=1)
 
 same = all(np.array_equal(a, b) for a, b in zip(resumed.get_weights(), straight.get_weights(), strict=True))
-print("2 epochs, a file, 1 epoch:", "the weights of 3 epochs, to the bit" if same else "other weights")
 print(f"accuracy {resumed.evaluate(x, y, verbose=0)[1]:.3f}, repaired {repaired.evaluate(x, y, verbose=0)[1]:.3f}")
+print("2 epochs, a file, 1 epoch:", "the weights of 3 epochs, to the bit" if same else "other weights")

@@ -25,6 +25,9 @@ def points_are_real(last_line: str) -> bool:
 
 #: What the last line of each example must say.
 ENDS: dict[str, Callable[[str], bool]] = {
+    "fit_then_resume.py": lambda last_line: (
+        last_line == "2 epochs, a file, 1 epoch: the weights of 3 epochs, to the bit"
+    ),
     "replay_memory.py": accurate,
     "train_gan.py": points_are_real,
     "train_your_model.py": accurate,
