@@ -51,7 +51,7 @@ class SaveOnSignal:
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
         for signum in _HANDLED:
-            self._former[signum] = signal.signal(signum, _nothing)
+            self._former[signum] = signal.signal(signum, self._catch)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -62,27 +62,29 @@ class SaveOnSignal:
         self._thread.join()
         self._ours.close()
 
+    def _catch(self, signum: int, frame: FrameType | None) -> None:
+        """The Python handler: a signal that comes between two calls counts at once, before the thread has woken."""
+        self._signum = self._signum or signum
+
     def _listen(self) -> None:
+        heard = 0
         while received := self._ours.recv(1):
             signum = received[0]
             if signum not in _HANDLED:
                 continue
-            if self._signum is not None:
+            heard += 1
+            if heard > 1:
                 name = signal.Signals(signum).name
                 ending = f"loopwright: stopped at once by a second {name}; what was saved before is whole\n"
                 os.write(2, ((_SHOW_CURSOR if os.isatty(2) else "") + ending).encode())
                 os._exit(128 + signum)
-            self._signum = signum
+            self._signum = self._signum or signum
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
         self.checkpoint.check()
         if self._signum is not None:
             saved = self.checkpoint.save(state) is not None
             raise Interrupted(self._signum, int(state.step), saved=saved)
-
-
-def _nothing(signum: int, frame: FrameType | None) -> None:
-    """The Python handler: without one the signal would end the process, and the C handler not write to the wakeup fd."""
 
 
 class ShortCalls:
