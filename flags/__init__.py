@@ -1,25 +1,27 @@
 """The command line as typed: flags, their help and their validation. Imports absl, never TensorFlow."""
 
 from loopwright.flags.config import (
-    Benchmark,
     Config,
     Data,
+    Model,
+    Optimization,
+    Run,
+    flag_values,
+    identity,
+    to_arguments,
+    to_flagfile,
+)
+from loopwright.flags.other_commands import (
+    Benchmark,
     Description,
     Doctor,
     Evaluation,
     Export,
     Listing,
-    Model,
-    Optimization,
     Parity,
     Prediction,
     Report,
-    Run,
     Verification,
-    flag_values,
-    identity,
-    to_arguments,
-    to_flagfile,
 )
 from loopwright.flags.parse import (
     TRAIN_GROUPS,

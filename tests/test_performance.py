@@ -65,6 +65,7 @@ def test_commands_for_a_gpu_are_ones_that_there_are(repository: pathlib.Path) ->
         flags.parse_matrix(words, groups, lists=lists, usage="", help_text="")
 
 
+@pytest.mark.slow
 def test_fit_alone_times_fit(repository: pathlib.Path) -> None:
     script = repository / "benchmarks" / "fit_alone.py"
     words = [sys.executable, str(script), "--steps=2", "--epochs=1", "--dataset=benchmarks.images:cifar_shaped"]

@@ -27,6 +27,7 @@ def tiny(input_shape, num_classes):
 """
 
 
+@pytest.mark.slow
 def test_benchmark_measures_its_rows_and_writes_what_it_says(
     loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def tensors(folder: pathlib.Path) -> dict[str, Any]:
     ("name", "part"),
     [("train_gan.py", "extras/discriminator_optimizer"), ("replay_memory.py", "extras/memory/seen")],
 )
+@pytest.mark.slow
 def test_replaced_step_goes_on_in_a_new_process_as_if_it_had_never_stopped(
     name: str, part: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_kill_in_the_middle_leaves_the_former_exports_whole(
     assert {name for name in before if after[name] != before[name]} == {"model.h5", "model.keras", "manifest.json"}
 
 
+@pytest.mark.slow
 def test_export_that_differs_is_not_put_in_place(
     loopwright: Any, exported: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

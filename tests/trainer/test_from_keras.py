@@ -196,6 +196,7 @@ def test_evaluation_of_a_keras_objective_is_exact(case: str) -> None:
     assert {n: evaluated[n] for n in unweighted} == pytest.approx({n: whole[n] for n in unweighted}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_eager_gives_the_weights_of_eager_fit() -> None:
     fitted, history = by_fit("weighted", run_eagerly=True)
     model, logs, _ = by_loop("weighted", trainer.eager())

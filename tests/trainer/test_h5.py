@@ -129,6 +129,7 @@ def test_repair_names_what_is_missing(tiny_model: Any, tmp_path: pathlib.Path) -
     ids=["warmup", "piecewise", "keras"],
 )
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.slow
 def test_schedule_goes_on_and_plain_keras_loads_the_file(
     make_state: Any, make_feed: Any, objective: Any, tmp_path: pathlib.Path, rate: Any, precision: str
 ) -> None:
