@@ -113,7 +113,7 @@ def _check_archive(path: pathlib.Path) -> tuple[list[Any], int]:
             if not {_CONFIG, _WEIGHTS} <= names:
                 raise Refused(f"holds no {_CONFIG if _CONFIG not in names else _WEIGHTS}")
             config, weights = archive.read(_CONFIG), archive.read(_WEIGHTS)
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:  # zipfile's own for an unknown compression, too
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
         raise Refused(f"is no whole .keras archive ({error})") from error
     _check_superblock(weights[:64], len(weights))
     try:
