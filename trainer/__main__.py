@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import os
@@ -16,11 +17,11 @@ from loopwright.trainer.commands import COMMANDS
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code: 0, 1 for a failed run, 2 for a usage error, 128 + n for a signal."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _hold_standard_streams()
     sys.path.append(str(pathlib.Path.cwd()))  # for --model=module:function
     try:
         code = _dispatch(argv)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # Here, where a reader that is gone can still be told of.
+        sys.stdout.flush()  # Here, where a reader that is gone can still be told of.
         return code
     except flags.HelpRequested as help_text:
         print(help_text)
@@ -28,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("loopwright: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end.
-        print(f"loopwright: nobody reads the output ({error.strerror})", file=sys.stderr)
-        return 1
     except Exception as error:
         failed = getattr(error, "exit_code", None)
+        if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EBADF):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end.
+            print(f"loopwright: nobody reads the output ({error.strerror})", file=sys.stderr)
+            return 1
         if failed is None and isinstance(error, OSError) and error.strerror:
             of = f"{error.filename}: " if error.filename else ""
             print(f"loopwright: {of}{error.strerror}", file=sys.stderr)
@@ -42,6 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
         return failed
+
+
+def _hold_standard_streams() -> None:
+    """Puts something in the place of standard streams that are closed: else a file of the run would get their number,
+    and what is printed would be written into it. Writing to a closed stdout stays an error."""
+    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.dup2(os.open(os.devnull, mode), descriptor)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _dispatch(argv: list[str]) -> int:

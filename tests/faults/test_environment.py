@@ -49,7 +49,7 @@ def test_collapse_of_the_loss_scale_ends_the_run(
     words = ["--augment=tiny:poison_all", "--precision=mixed_float16", "--max_skipped_steps=20"]
     trainer = start(workdir, *words, "--on_nonfinite=skip")
     assert trainer.wait() == 1
-    assert "steps in a row were skipped" in trainer.said().splitlines()[-1]
+    assert "updates in a row were skipped" in trainer.said().splitlines()[-1]
     assert assert_whole(workdir) >= 10
     assert all(finite(folder) for folder in (workdir / "checkpoints").glob("0*"))
     survived("collapse of the loss scale")

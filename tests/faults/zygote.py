@@ -37,6 +37,9 @@ def child(request: dict) -> int:
 
 
 def serve() -> None:
+    sys.path.remove(
+        str(pathlib.Path(__file__).parent)
+    )  # A child imports `tiny` from its own folder, as `main` lets it.
     for name in trainer.__all__:
         getattr(trainer, name)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
