@@ -208,7 +208,9 @@ class Run:
         False, "Log the samples of every step to samples.jsonl, and the tensors' hashes to the checkpoints."
     )
     restore_from: str | None = flag(
-        None, "Checkpoint folder of the same run that a folder without checkpoints begins with.", common=True
+        None,
+        "Checkpoint folder or model.h5 of the same run, which a folder without checkpoints begins with.",
+        common=True,
     )
     allow_fresh_start: bool = flag(False, "Begin at step 0 where no checkpoint of the run is whole.")
     progress: str = flag(

@@ -165,6 +165,12 @@ def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
     return record, arrays
 
 
+def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The facts about the run that `export_h5` was given. The file is checked first. Raises TrainingError."""
+    model_files.check(path)
+    return read_group(path)[0]["facts"]
+
+
 def slots(optimizer: keras.optimizers.Optimizer, place: Mapping[int, int]) -> dict[str, keras.Variable]:
     """The optimizer's variables by attribute, and those that go with a variable of the model by its place, too.
 

@@ -233,6 +233,32 @@ def test_restore_from_goes_on_in_another_folder(
     assert (result.code, "isn't read: the run goes on from its own step 30" in result.err) == (0, True)
 
 
+def test_restore_from_h5_goes_on_to_the_bit(loopwright: Any, run_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = ["train", f"--flagfile={run_folder / 'flags.txt'}", "--train_steps=50"]
+    result = loopwright(*words, "--workdir=other", "--restore_from=run/exports/model.h5")
+    assert result.code == 0, result.err
+    assert loopwright(*words, "--workdir=run").code == 0
+    assert places(tmp_path / "other") == [place for place in places(run_folder) if place[0] > 30]
+    assert tensors_of(tmp_path / "other", 50) == tensors_of(run_folder, 50)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["--seed=9", "--train_steps=50", "--restore_from=run/exports/model.h5"], 2, "identity.seed: 3 there, 9 here"),
+        (["--restore_from=run/exports/model.h5"], 2, "is at step 30, and the run ends at 30"),
+        (["--restore_from=run/checkpoints/00000030"], 2, "is at step 30, and the run ends at 30"),
+        (["--restore_from=run/flags.txt"], 2, "no checkpoint folder"),
+    ],
+)
+def test_restore_from_refuses_in_one_line(
+    loopwright: Any, run_folder: pathlib.Path, words: list[str], code: int, part: str
+) -> None:
+    result = loopwright("train", f"--flagfile={run_folder / 'flags.txt'}", "--workdir=other", *words)
+    assert (result.code, result.err.count("\n")) == (code, 1), result.err
+    assert part in result.err
+
+
 def test_restore_from_refuses_another_run_and_init_from_takes_its_weights(
     loopwright: Any, run_folder: pathlib.Path, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a run begins with: its own newest checkpoint, another folder's, another run's weights, or nothing."""
+"""What a run begins with: its own newest checkpoint, another folder's or an `.h5`, another run's weights, or nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.state import TrainState
 
 
-def begin(config: flags.Config, state: TrainState, checkpoint: Checkpoint) -> int:
+def begin(config: flags.Config, state: TrainState, checkpoint: Checkpoint, num_steps: int) -> int:
     """Gives the state what the run goes on from, and returns its step. Call it as the folder's only writer.
 
     The folder's own checkpoints come first, so that the same command, repeated, goes on; then `--restore_from`, exactly and
@@ -30,7 +30,13 @@ def begin(config: flags.Config, state: TrainState, checkpoint: Checkpoint) -> in
             )
         return step
     if config.run.restore_from is not None:
-        return _restore_from(pathlib.Path(config.run.restore_from), state, checkpoint)
+        step = _restore_from(pathlib.Path(config.run.restore_from), state, checkpoint)
+        if step >= num_steps:
+            raise flags.UsageError(
+                f"--restore_from={config.run.restore_from} is at step {step}, and the run ends at {num_steps}; give more "
+                "--epochs or --train_steps"
+            )
+        return step
     if config.model.init_from is not None:
         _init_from(pathlib.Path(config.model.init_from), state, config.model.init_exclude)
     return 0
@@ -60,13 +66,18 @@ def _is_there(flag: str, folder: pathlib.Path) -> None:
         raise flags.UsageError(f"{flag}={folder}: no checkpoint folder ({commit.MANIFEST} is missing)")
 
 
-def _restore_from(folder: pathlib.Path, state: TrainState, checkpoint: Checkpoint) -> int:
+def _restore_from(source: pathlib.Path, state: TrainState, checkpoint: Checkpoint) -> int:
+    from loopwright.trainer import h5
     from loopwright.trainer.checkpoint import load, read_manifest
 
-    _is_there("--restore_from", folder)
-    manifest = read_manifest(folder)
-    checkpoint.check_facts(folder, manifest)
-    load(folder, manifest, state)
+    if source.is_file() and source.suffix in (".h5", ".hdf5"):
+        checkpoint.check_facts(source, h5.read_facts(source))
+        h5.restore_h5(source, state)
+        return int(state.step)
+    _is_there("--restore_from", source)
+    manifest = read_manifest(source)
+    checkpoint.check_facts(source, manifest)
+    load(source, manifest, state)
     return int(state.step)
 
 

@@ -148,7 +148,7 @@ def _train_in(
         asynchronous=config.run.async_checkpoints,
         hash_tensors=config.run.log_samples,
     )
-    start = restoring.begin(config, state, checkpoint)
+    start = restoring.begin(config, state, checkpoint, num_steps)
     stopped_early = control["early_stop"].exhausted()
     if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
         outcome.report(config, folder, finished_before=True)
