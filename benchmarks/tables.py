@@ -69,7 +69,7 @@ def machine(result: Mapping[str, Any]) -> str:
         f"{', '.join(gpus) or 'no GPU'}; TensorFlow {facts['tensorflow']}, Keras {facts['keras']}, Python {facts['python']}."
     )
     if widest(result) > QUIET:
-        text += f"\n\n**Other jobs ran on it: intervals reach ±{widest(result):.0%}. Don't rely on these numbers.**"
+        text += f"\n\n**The machine was not quiet: intervals of `fit` reach ±{widest(result):.0%}. Read the ratios with their intervals.**"
     return text
 
 
@@ -208,7 +208,7 @@ def headline(result: Mapping[str, Any]) -> str:
             best = rows[output.fastest(list(rows.values()))]
             phrases.append(f"{best['ratio_to_fit_tuned']:.2f}× on `{best['model']}` (`{best['loop']}`)")
     facts = result["environment"]
-    busy = ", while other jobs ran" if widest(result) > QUIET else ""
+    busy = ", on a machine that was not quiet" if widest(result) > QUIET else ""
     return (
         f"**{' and '.join(phrases)} the speed of the best-tuned `model.fit`**, batch 32, float32, "
         f"on {facts['cpus']} CPU cores{busy} ([how it was measured, and where it doesn't win](docs/performance.md)):\n\n"

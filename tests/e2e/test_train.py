@@ -82,7 +82,7 @@ def test_command_prints_a_table_and_a_line_a_record(small_run_result: Any) -> No
     folder, result = small_run_result
     lines = result.out.splitlines()
     table = {line[:13].strip(): line[13:] for line in lines}
-    assert list(table) == ["accuracy", "time", "model", "watch", "report", "go on"]
+    assert list(table) == ["time", "report", "accuracy", "model", "watch", "go on"]
     assert "run/exports/model.h5" in table["model"]
     assert "tensorboard --logdir=" in table["watch"]
     assert "report --workdir=run" in table["report"]

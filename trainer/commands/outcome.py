@@ -46,16 +46,16 @@ def report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool)
     evaluated, best, monitor = summary["eval"], summary["best"], config.run.monitor
     longer = "--epochs" if config.run.epochs else "--train_steps"
     steps = config.run.epochs or config.run.train_steps or 0
-    rows = [
-        ("accuracy", f"{evaluated['accuracy']:.4f}, loss {_number(evaluated['loss'])} after step {evaluated['step']}")
-    ]
+    rows = []
     if best is not None and best["step"] != evaluated["step"]:
         rows.append(("best", f"{monitor} {best[monitor]:.4f} at step {best['step']}"))
-    rows.append(("time", times(summary["goodput"])))
+    rows += [("time", times(summary["goodput"])), ("report", f"loopwright report --workdir={folder}")]
+    rows.append(
+        ("accuracy", f"{evaluated['accuracy']:.4f}, loss {_number(evaluated['loss'])} after step {evaluated['step']}")
+    )
     rows += [("model", str(path)) for path in sorted((folder / "exports").glob("[!.]*")) if path.name != MANIFEST]
     rows += [
         ("watch", f"tensorboard --logdir={folder.parent}"),
-        ("report", f"loopwright report --workdir={folder}"),
         ("go on", f"loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}={steps * 2}"),
     ]
     for name, value in rows:
