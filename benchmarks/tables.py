@@ -69,7 +69,10 @@ def machine(result: Mapping[str, Any]) -> str:
         f"{', '.join(gpus) or 'no GPU'}; TensorFlow {facts['tensorflow']}, Keras {facts['keras']}, Python {facts['python']}."
     )
     if widest(result) > QUIET:
-        text += f"\n\n**The machine was not quiet: intervals of `fit` reach ±{widest(result):.0%}. Read the ratios with their intervals.**"
+        text += (
+            f"\n\n**The machine was not quiet: intervals of `fit` reach ±{widest(result):.0%}. Read the ratios with their "
+            "intervals.**"
+        )
     return text
 
 
