@@ -91,6 +91,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_leaves_the_former_exports_whole(
     loopwright: Any, exported: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

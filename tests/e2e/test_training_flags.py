@@ -70,6 +70,7 @@ print(json.dumps([code, threads.get_intra_op_parallelism_threads(), threads.get_
 """
 
 
+@pytest.mark.slow
 def test_auto_writes_down_what_it_chose_and_a_run_that_goes_on_keeps_it(
     loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

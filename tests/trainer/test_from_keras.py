@@ -204,6 +204,7 @@ def test_eager_gives_the_weights_of_eager_fit() -> None:
     assert logs == pytest.approx(history, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_xla_gives_the_weights_of_fit_by_xla() -> None:
     fitted, history = by_fit("weighted", jit_compile=True)
     model, logs, _ = by_loop("weighted", trainer.xla(3))
