@@ -47,14 +47,13 @@ parity: $(DEV)  ## Certify that the loop and model.fit train alike, 200 steps of
 	@for model in mlp cnn cnn_subclass resnet20; do $(BIN)/loopwright parity --model=$$model || exit 1; done
 
 # Wants a quiet machine. Laps are shorter where a step takes long. On a CPU with AMX or AVX-512 BF16, or with patience:
-#   make benchmark PRECISION=float32,mixed_bfloat16      (cnn, too, in bfloat16)
+#   make benchmark PRECISION=float32,mixed_bfloat16
 benchmark: $(DEV)  ## Measure everything in docs/performance.md anew (peers where `make peers` was), and write the page.
-	$(BIN)/loopwright benchmark --model=mlp --batch_size=32,128 --precision=float32,mixed_bfloat16 --train_steps=500 --output=$(RESULTS)/mlp
-	$(BIN)/python benchmarks/fit_alone.py --model=mlp --steps=500 > $(RESULTS)/mlp/fit_alone.json
+	$(BIN)/loopwright benchmark --model=mlp --batch_size=32,128 --precision=$(PRECISION) --train_steps=500 --output=$(RESULTS)/mlp
+	$(BIN)/python benchmarks/peers.py --model=mlp --dataset=mnist_5k --steps=500 --output=$(RESULTS)/mlp
 	$(BIN)/loopwright benchmark --model=cnn --batch_size=32,128 --precision=$(PRECISION) --dataset=$(CIFAR_SHAPED) \
 	  --train_steps=20 --repeats=15 --output=$(RESULTS)/cnn
-	$(BIN)/python benchmarks/fit_alone.py --model=cnn --steps=50 --dataset=$(CIFAR_SHAPED) > $(RESULTS)/cnn/fit_alone.json
-	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
+	$(BIN)/python benchmarks/peers.py --model=cnn --dataset=$(CIFAR_SHAPED) --steps=20 --output=$(RESULTS)/cnn
 	$(BIN)/python benchmarks/tables.py
 
 peers: $(DEV)  ## Set up Orbit and PyTorch in environments of their own, and measure them.
@@ -63,7 +62,7 @@ peers: $(DEV)  ## Set up Orbit and PyTorch in environments of their own, and mea
 	.venv-orbit/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/orbit-itself.txt
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --requirement benchmarks/peers/torch.txt
-	$(BIN)/python benchmarks/peers.py --output=$(RESULTS)
+	$(BIN)/python benchmarks/peers.py --model=cnn --dataset=$(CIFAR_SHAPED) --steps=20 --output=$(RESULTS)/cnn
 
 gpu: $(DEV)  ## On a machine with a GPU: parity and benchmark in every precision, into benchmarks/results/gpu.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gpu]'

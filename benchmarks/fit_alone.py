@@ -1,6 +1,8 @@
 """A check on the benchmark's row `fit`: the same job, where nothing but `model.fit` runs, timed by its epochs.
 
-python benchmarks/fit_alone.py --dataset=mnist_5k --model=mlp --batch_size=32
+    python benchmarks/fit_alone.py --dataset=mnist_5k --model=mlp --batch_size=32
+
+With `--turns` every epoch waits for a line on stdin, so that peers.py can take turns between this and the row.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from loopwright import data, models
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 for name, default in (("dataset", "mnist_5k"), ("model", "mlp"), ("batch_size", 32), ("steps", 200), ("epochs", 10)):
     parser.add_argument(f"--{name}", default=default, type=type(default))
+parser.add_argument("--turns", action="store_true")
 flags = parser.parse_args()
 dataset = data.load(flags.dataset)
 
@@ -32,12 +35,21 @@ loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not models.ends_in
 model.compile("adam", loss, metrics=["accuracy"])
 feed = dataset.train_feed(flags.batch_size, drop_remainder=True)
 batches = feed().map(lambda batch: (batch["x"], batch["y"])).prefetch(tf.data.AUTOTUNE)
-marks: list[float] = []
-mark = keras.callbacks.LambdaCallback(
-    on_epoch_begin=lambda epoch, logs: marks.append(time.perf_counter()),
-    on_epoch_end=lambda epoch, logs: marks.append(time.perf_counter()),
-)
-model.fit(batches, steps_per_epoch=flags.steps, epochs=flags.epochs + 1, verbose=0, callbacks=[mark])
-seconds = [end - start for start, end in zip(marks[2::2], marks[3::2], strict=True)]
+seconds: list[float] = []
 
-print(json.dumps({**vars(flags), "ms_per_step": statistics.median(seconds) / flags.steps * 1e3}))
+
+class Mark(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        self.model.stop_training = flags.turns and epoch > 0 and not sys.stdin.readline()[:-1].isdigit()
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        seconds.append(time.perf_counter() - self.start)
+        if flags.turns:
+            print(json.dumps({"version": keras.__version__, "seconds": seconds[-1]}), flush=True)
+
+
+model.fit(batches, steps_per_epoch=flags.steps, epochs=flags.epochs + 1, verbose=0, callbacks=[Mark()])
+
+if not flags.turns:
+    print(json.dumps({**vars(flags), "ms_per_step": statistics.median(seconds[1:]) / flags.steps * 1e3}))

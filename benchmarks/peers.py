@@ -1,63 +1,111 @@
-"""The same network, batch size and precision elsewhere: Orbit and PyTorch, each in an environment of its own.
+"""The same job elsewhere, in turns with the loop: `fit` called by a script of its own, Orbit, and a plain PyTorch loop.
 
-`make peers` builds the environments; a peer whose environment isn't there, or that fails, is reported absent.
+`make peers` builds the environments of Orbit and PyTorch, which know the model `cnn` on images of CIFAR-10's shapes; a peer
+whose environment isn't there, or that fails, is reported absent. Every one has a process of its own, and the laps take
+turns, so that a slow moment of the machine falls on all of them.
 
-    python benchmarks/peers.py --output=benchmarks/results
+    python benchmarks/peers.py --model=cnn --dataset=benchmarks.images:cifar_shaped --output=benchmarks/results/cnn
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import pathlib
 import statistics
-import subprocess
+import sys
 from typing import Any
 
+from loopwright import flags
 from loopwright.trainer import timing
+from loopwright.trainer.commands import benchmark
+from loopwright.trainer.commands.benchmark_row import Cell
 from loopwright.trainer.commit import replace_file
+from loopwright.trainer.errors import TrainingError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-#: Name, environment and script of each peer.
-PEERS = (("Orbit", ".venv-orbit", "orbit_loop.py"), ("PyTorch", ".venv-torch", "torch_loop.py"))
+BENCHMARKS = pathlib.Path(__file__).resolve().parent
+#: Peers in environments of their own: name, environment and script.
+ELSEWHERE = (("Orbit", ".venv-orbit", "orbit_loop.py"), ("PyTorch", ".venv-torch", "torch_loop.py"))
+#: What the others are compared with.
+OURS = "Loopwright, graph"
 
 
-def measure(name: str, environment: str, script: str, *, batch_size: int, steps: int, laps: int) -> dict[str, Any]:
-    """A row, or why there is none."""
-    python = ROOT / environment / "bin" / "python"
-    if not python.exists():
-        return {"peer": name, "absent": f"no {environment}; make peers"}
-    words = [str(python), str(ROOT / "benchmarks" / "peers" / script), *map(str, (batch_size, steps, laps))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
-        return {"peer": name, "absent": f"exit code {done.returncode}: {last.strip()[:200]}"}
-    found = json.loads(done.stdout.splitlines()[-1])
-    times = [seconds / steps * 1e3 for seconds in found["seconds"]]
-    median = statistics.median(times)
-    return {
-        "peer": name,
-        "version": found["version"],
-        "ms_per_step": median,
-        "interval": timing.interval(times),
-        "examples_per_second": batch_size / median * 1e3,
-        "laps_ms": times,
+def workers(arguments: argparse.Namespace, absent: dict[str, str]) -> dict[str, benchmark.Worker]:
+    """The processes by name; `absent` is told of those that can't be started."""
+    cell = Cell(
+        flags.Data(dataset=arguments.dataset, batch_size=arguments.batch_size),
+        flags.Model(model=arguments.model),
+        flags.Optimization(),
+        flags.Benchmark(train_steps=arguments.steps, repeats=arguments.laps),
+    )
+    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("dataset", "model", "batch_size", "steps")]
+    alone = [sys.executable, str(BENCHMARKS / "fit_alone.py"), *sizes, f"--epochs={arguments.laps + 1}", "--turns"]
+    found = {
+        OURS: benchmark.row_worker(cell, "graph"),
+        "fit, the benchmark's row": benchmark.row_worker(cell, "fit"),
+        "fit, called by fit_alone.py": benchmark.Worker("fit_alone.py", alone),
     }
+    for name, environment, script in ELSEWHERE if arguments.model == "cnn" else ():
+        python = BENCHMARKS.parent / environment / "bin" / "python"
+        if python.exists():
+            script_and_size = [str(BENCHMARKS / "peers" / script), str(arguments.batch_size), str(arguments.steps)]
+            found[name] = benchmark.Worker(script, [str(python), *script_and_size])
+        else:
+            absent[name] = f"no {environment}; make peers"
+    return found
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each peer: its figures, or why there are none."""
+    absent: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    laps: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        running = {name: stack.enter_context(worker) for name, worker in workers(arguments, absent).items()}
+        for name, worker in list(running.items()):
+            try:
+                versions[name] = worker.read().get("version", importlib.metadata.version("keras"))
+                worker.lap(arguments.steps)
+            except TrainingError as error:
+                absent[name] = str(error)
+                del running[name]
+        for _ in range(arguments.laps):
+            for name, worker in running.items():
+                laps.setdefault(name, []).append(worker.lap(arguments.steps))
+        for worker in running.values():
+            worker.say("end")
+    rows: list[dict[str, Any]] = [
+        {
+            "peer": name,
+            "version": versions[name],
+            "ms_per_step": statistics.median(times),
+            "interval": timing.interval(times),
+            "ratio_to_ours": timing.ratio(times, laps[OURS]),
+            "ratio_to_ours_interval": timing.ratio_interval(times, laps[OURS]),
+            "laps_ms": times,
+        }
+        for name, times in laps.items()
+    ]
+    return rows + [{"peer": name, "absent": reason} for name, reason in absent.items()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for peers.json")
+    parser.add_argument("--model", default="cnn")
+    parser.add_argument("--dataset", default="benchmarks.images:cifar_shaped")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=100, help="steps in a lap")
-    parser.add_argument("--laps", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=50, help="steps in a lap")
+    parser.add_argument("--laps", type=int, default=15)
     arguments = parser.parse_args()
-    sizes = {"batch_size": arguments.batch_size, "steps": arguments.steps, "laps": arguments.laps}
-    rows = [measure(*peer, **sizes) for peer in PEERS]
-    result = {"model": "cnn", "precision": "float32", **sizes, "rows": rows}
+    rows = measure(arguments)
+    sizes = {name: getattr(arguments, name) for name in ("dataset", "model", "batch_size", "steps", "laps")}
+    result = {**sizes, "precision": "float32", "rows": rows}
     replace_file(arguments.output / "peers.json", json.dumps(result, indent=1) + "\n")
     for row in rows:
-        print(row["peer"], row.get("absent") or f"{row['ms_per_step']:.3g} ms a step")
+        print(row["peer"], row.get("absent") or f"{row['ms_per_step']:.3g} ms a step", sep=": ")
 
 
 if __name__ == "__main__":

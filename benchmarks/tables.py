@@ -39,17 +39,15 @@ AIMS = (
 
 
 def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
-    """All results: the matrix as one benchmark.json, `alone` (fit_alone.py) and `peers` (peers.py) where they are."""
+    """All results: the matrix as one benchmark.json, and `peers` (peers.py) where they are."""
     paths = [results / name / "benchmark.json" for name in MATRIX]
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     merged = {**parts[0]}
     for name in ("rows", "failed", "curves"):
         merged[name] = [entry for part in parts for entry in part[name]]
     merged["method"] = {**parts[0]["method"], "fit_grid": [g for part in parts for g in part["method"]["fit_grid"]]}
-    alone = [results / name / "fit_alone.json" for name in MATRIX]
-    merged["alone"] = [json.loads(path.read_text(encoding="utf-8")) for path in alone if path.is_file()]
-    peers = results / "peers.json"
-    merged["peers"] = json.loads(peers.read_text(encoding="utf-8")) if peers.is_file() else None
+    peers = [results / name / "peers.json" for name in MATRIX]
+    merged["peers"] = [json.loads(path.read_text(encoding="utf-8")) for path in peers if path.is_file()]
     return merged
 
 
@@ -163,42 +161,42 @@ def grid(result: Mapping[str, Any]) -> str:
     return table(header, lines)
 
 
-def alone(result: Mapping[str, Any]) -> str:
-    """The row `fit` against the script that only calls `fit`."""
-    fits = [row for row in result["rows"] if row["precision"] == "float32" and row["loop"] == "fit"]
-    rows = {(row["model"], row["batch_size"]): row for row in fits}
-    lines = []
-    for one in result["alone"]:
-        row = rows[one["model"], one["batch_size"]]
-        difference = row["ms_per_step"] / one["ms_per_step"] - 1
-        lines.append(
-            [output.title_of(row), f"{row['ms_per_step']:.3g}", f"{one['ms_per_step']:.3g}", f"{difference:+.1%}"]
-        )
-    if not lines:
-        return "Not measured yet."
-    return table(["job", "row `fit`, ms a step", "`fit_alone.py`", "difference"], lines)
-
-
 def peers(result: Mapping[str, Any]) -> str:
     """The same job elsewhere."""
-    if result["peers"] is None:
-        return "Not measured here; `make peers` does."
-    header = ["peer", "version", "ms a step", "examples/s"]
+    if not result["peers"]:
+        return "Not measured here; `make benchmark` does."
+    header = ["", "version", "ms a step", "time ÷ the loop's"]
+    parts = []
+    for one in result["peers"]:
+        lines = []
+        for peer in one["rows"]:
+            if peer.get("absent"):
+                lines.append([peer["peer"], "absent", peer["absent"], ""])
+                continue
+            low, high = peer["interval"]
+            least, most = peer["ratio_to_ours_interval"]
+            tie = " tie" if timing.is_tie((least, most)) else ""
+            lines.append(
+                [
+                    peer["peer"],
+                    peer["version"],
+                    f"{peer['ms_per_step']:.3g} ({low:.3g}–{high:.3g})",
+                    f"{peer['ratio_to_ours']:.2f} ({least:.2f}–{most:.2f}){tie}" if least != most else "1",
+                ]
+            )
+        parts.append(f"{output.title_of(one)}:\n\n{table(header, lines)}")
+    return "\n\n".join(parts)
+
+
+def alone(result: Mapping[str, Any]) -> str:
+    """The row `fit` against the script that only calls `fit`, out of the same turns."""
     lines = []
-    for peer in result["peers"]["rows"]:
-        if peer.get("absent"):
-            lines.append([peer["peer"], "absent", peer["absent"], ""])
-            continue
-        low, high = peer["interval"]
-        lines.append(
-            [
-                peer["peer"],
-                peer["version"],
-                f"{peer['ms_per_step']:.3g} ({low:.3g}–{high:.3g})",
-                f"{peer['examples_per_second']:,.0f}",
-            ]
-        )
-    return f"{output.title_of(result['peers'])}:\n\n{table(header, lines)}"
+    for one in result["peers"]:
+        laps = {row["peer"]: row["laps_ms"] for row in one["rows"] if "laps_ms" in row}
+        row, script = (times for name, times in laps.items() if name.startswith("fit,"))
+        low, high = timing.ratio_interval(row, script)
+        lines.append([output.title_of(one), f"{timing.ratio(row, script):.3f} ({low:.3f}–{high:.3f})"])
+    return table(["job", "time of the row `fit` ÷ time of `fit_alone.py`"], lines)
 
 
 def headline(result: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """docs/performance.md and README.md say what was measured, and the programs around the benchmark hold together."""
 
+import argparse
 import copy
+import json
 import pathlib
 import runpy
 import subprocess
@@ -49,10 +51,27 @@ def test_pages_tell_of_a_machine_that_was_not_quiet(tables: dict[str, Any]) -> N
         assert "was not quiet" in tables[part](busy)
 
 
-def test_peer_that_is_not_there_is_absent(repository: pathlib.Path) -> None:
+def test_peer_that_is_not_there_is_absent(
+    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peers = runpy.run_path(str(repository / "benchmarks" / "peers.py"))
-    row = peers["measure"]("Peer", ".venv-nowhere", "torch_loop.py", batch_size=1, steps=1, laps=1)
-    assert row == {"peer": "Peer", "absent": "no .venv-nowhere; make peers"}
+    monkeypatch.setitem(peers["workers"].__globals__, "BENCHMARKS", tmp_path)
+    started: list[str] = []
+    monkeypatch.setattr(benchmark, "Worker", lambda name, words: started.append(name))
+    absent: dict[str, str] = {}
+    sizes = {"dataset": "benchmarks.images:cifar_shaped", "batch_size": 32, "steps": 2, "laps": 2}
+    peers["workers"](argparse.Namespace(model="cnn", **sizes), absent)
+    assert absent == {"Orbit": "no .venv-orbit; make peers", "PyTorch": "no .venv-torch; make peers"}
+    assert started == ["graph", "fit", "fit_alone.py"]
+
+
+@pytest.mark.slow
+def test_peers_take_turns_with_the_loop(repository: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = [sys.executable, "benchmarks/peers.py", "--model=mlp", "--steps=3", "--laps=2", f"--output={tmp_path}"]
+    subprocess.run(words, cwd=repository, capture_output=True, text=True, check=True)
+    found = json.loads((tmp_path / "peers.json").read_text(encoding="utf-8"))
+    assert [len(row["laps_ms"]) for row in found["rows"]] == [2, 2, 2]
+    assert found["rows"][0]["ratio_to_ours"] == 1
 
 
 def test_commands_for_a_gpu_are_ones_that_there_are(repository: pathlib.Path) -> None:

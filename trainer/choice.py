@@ -13,6 +13,9 @@ from loopwright.trainer.execution import Execution, Run
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.step import Step
 
+#: A candidate that takes this many times as long as the fastest over a tenth of the steps isn't measured further.
+_HOPELESS = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -34,6 +37,8 @@ def choose(
 ) -> Choice:
     """Runs each candidate for a warm-up and `repeats` interleaved times `steps` steps, then puts every variable back.
 
+    The warm-up, a tenth of the steps, is all there is of a candidate that takes five times as long as another in it.
+
     Raises TrainingError when no candidate runs, or when the state isn't what it was, by hash.
     """
     before, hashes, names = state.tensors(), state.hashes(), state.window_names
@@ -48,33 +53,38 @@ def choose(
     changed = [name for name, value in state.hashes().items() if value != hashes[name]]
     if changed:
         raise TrainingError(f"measuring the executions changed {', '.join(changed)}; name one with --execution")
-    milliseconds = {name: statistics.median(times) / steps * 1e3 for name, times in seconds.items()}
+    milliseconds = {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
     return Choice(min(milliseconds, key=lambda name: milliseconds[name]), milliseconds, failed)
 
 
 def _measure(
     state: TrainState, step: Step, feed: Any, candidates: Mapping[str, Execution], steps: int, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """The seconds of each candidate that runs, and why the others don't."""
+    """The seconds a step of each candidate that runs, and why the others don't."""
     runs: dict[str, Run] = {}
     failed: dict[str, str] = {}
+    warm_up: dict[str, float] = {}
     for name, execution in candidates.items():
         try:
             runs[name] = execution(state, step, feed)
-            _seconds(state, runs[name], steps)
+            _seconds_a_step(state, runs[name], 1)  # compiles
+            warm_up[name] = _seconds_a_step(state, runs[name], max(1, steps // 10))
         except TrainingError as error:
             runs.pop(name, None)
             failed[name] = str(error)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, run in runs.items():
-            seconds[name].append(_seconds(state, run, steps))
+            if warm_up[name] > _HOPELESS * min(warm_up.values()):
+                seconds[name] = [warm_up[name]]
+            else:
+                seconds.setdefault(name, []).append(_seconds_a_step(state, run, steps))
     return seconds, failed
 
 
-def _seconds(state: TrainState, run: Run, steps: int) -> float:
-    start = time.perf_counter()
-    while steps > 0:
-        steps -= run(steps)
+def _seconds_a_step(state: TrainState, run: Run, steps: int) -> float:
+    start, left = time.perf_counter(), steps
+    while left > 0:
+        left -= run(left)
     state.step.numpy()  # waits for a device that works on by itself
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / steps

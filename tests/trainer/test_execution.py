@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -170,6 +171,29 @@ def test_choice_leaves_no_trace_in_the_state(make_state: Any, make_feed: Any, ob
     plain, _, _ = trained(trainer.graph(), model=dropout_mlp)
     named = [{n: d for n, d in s.hashes().items() if n != "window"} for s in (state, plain)]
     assert named[0] == named[1]
+
+
+def test_choice_spends_a_tenth_of_the_steps_on_what_is_hopeless(
+    make_state: Any, make_feed: Any, objective: Any
+) -> None:
+    taken: list[int] = []
+
+    def slow(state: Any, step: Any, feed: Any) -> Any:
+        run = trainer.graph(4)(state, step, feed)
+
+        def slowly(steps: int) -> int:
+            done = run(steps)
+            taken.append(done)
+            time.sleep(0.5 * done)
+            return done
+
+        return slowly
+
+    state, step = make_state(dropout_mlp), trainer.gradient_step(objective)
+    choice = trainer.choose(state, step, make_feed(), {"graph": trainer.graph(4), "slow": slow}, steps=20, repeats=3)
+    assert choice.name == "graph"
+    assert choice.milliseconds["slow"] >= 500
+    assert sum(taken) == 1 + 2
 
 
 def test_choice_passes_over_what_can_not_run(make_state: Any, make_feed: Any, objective: Any) -> None:

@@ -211,6 +211,15 @@ def swapped_seed_at_4(state: Any, step: Any) -> Any:
     return swapping
 
 
+def reset_scale_at_3(state: Any, step: Any) -> Any:
+    def resetting(state: Any, batch: Any) -> Any:
+        scale = state.optimizer.dynamic_scale
+        scale.assign(tf.where(tf.equal(state.step, 2), 2.0**10, scale.value))
+        return step(state, batch)
+
+    return resetting
+
+
 class SkippingFeed:
     """A feed that leaves out its third batch."""
 
@@ -240,6 +249,20 @@ def test_broken_loop_is_caught_at_its_first_wrong_step(make_feed: Any, broken: A
     assert certificate.first_difference is not None
     assert certificate.first_difference.step == step
     assert certificate.max_abs_difference > 0
+
+
+def test_loss_scale_that_is_reset_is_named(make_feed: Any) -> None:
+    precision = "mixed_float16"
+    certificate = certify(
+        make_feed(side=SHAPE[0]),
+        optimizer=made("adam", precision=precision),
+        precision=precision,
+        broken=with_step(reset_scale_at_3),
+    )
+    slots = certificate.parts["slots"].first_difference
+    assert slots is not None
+    assert slots.step == 3
+    assert slots.what.startswith("slots/") and slots.what.endswith("dynamic_scale")
 
 
 def test_loop_that_is_wrong_in_long_calls_only_is_caught(make_feed: Any) -> None:

@@ -28,15 +28,17 @@ HELP = (
 )
 GROUPS = (flags.Data, flags.Model, flags.Optimization, flags.Benchmark)
 LISTS = ("model", "precision", "batch_size")
-ROWS = ("fit", "fit_tuned", "graph", "xla", "auto", "floor")
+FITS = ("fit", "fit_tuned")
+ROWS = (*FITS, "graph", "xla", "auto", "floor")
 
-#: A row whose warm-up takes this many times `fit`'s is slow, and slow rows get this many laps: they prove nothing else.
-SLOW, LAPS_OF_SLOW = 5, 2
+#: A row whose warm-up takes this many times `fit`'s is slow, and slow rows get short laps, and so many: they prove nothing
+#: else.
+SLOW, LAPS_OF_SLOW = 5, 3
 
 METHOD = {
     "process": "every row in a process of its own; laps in turns: each row once, then each row again",
-    "warm_up": "the first step, which compiles, and one lap of every row; neither counts",
-    "slow_rows": f"a row whose warm-up takes over {SLOW} times that of fit gets {LAPS_OF_SLOW} laps",
+    "warm_up": "the first step, which compiles, a tenth of a lap, and a lap of every row that isn't slow; none counts",
+    "slow_rows": f"a row whose tenth of a lap takes over {SLOW} times that of fit gets {LAPS_OF_SLOW} such laps",
     "lap": "train_steps steps of one stream that goes on from lap to lap, evaluation and checkpoints off",
     "interval": "95%, percentile bootstrap of the median over the laps; ratios resample the laps in pairs",
     "time_to_first_step_s": "from the start of the process to the end of its first step (fit_tuned: execution)",
@@ -87,7 +89,7 @@ def _measure_cell(cell: Cell, result: dict[str, Any], say: Any) -> None:
     """Adds the rows of one cell to the result."""
     key = benchmark_output.key_of(cell)
     say("searching fit's best")
-    with Worker(cell, "search") as worker:
+    with row_worker(cell, "search") as worker:
         grid = worker.read()["grid"]
         result["environment"] = worker.read()["environment"]
     result["method"]["fit_grid"].append({**key, "grid": grid})
@@ -99,25 +101,29 @@ def _measure_cell(cell: Cell, result: dict[str, Any], say: Any) -> None:
         workers: dict[str, Worker] = {}
         for loop in ROWS:
             say(f"starting {loop}")
-            worker = stack.enter_context(Worker(cell, loop, tuned if loop == "fit_tuned" else {}))
+            worker = stack.enter_context(row_worker(cell, loop, tuned if loop == "fit_tuned" else {}))
             try:
                 facts[loop] = worker.read() | ({"options": tuned} if loop == "fit_tuned" else {})
             except TrainingError as error:
-                if loop in ("fit", "fit_tuned", "graph") or error.exit_code == 2:
+                if loop in (*FITS, "graph") or error.exit_code == 2:
                     raise
                 result["failed"].append({**key, "loop": loop, "reason": str(error)})
             else:
                 workers[loop], laps[loop] = worker, []
+        steps = dict.fromkeys(workers, cell.benchmark.train_steps)
         warm_up: dict[str, float] = {}
         for loop, worker in workers.items():
             say(f"warm-up of {loop}")
-            warm_up[loop] = worker.ask("lap")["seconds"]
+            warm_up[loop] = worker.lap(steps[loop] if loop in FITS else _tenth(steps[loop]))
+            if warm_up[loop] > SLOW * warm_up["fit"]:
+                steps[loop] = _tenth(steps[loop])
+            elif loop not in FITS:
+                worker.lap(steps[loop])
         for repeat in range(cell.benchmark.repeats):
             for loop, worker in workers.items():
-                if repeat >= LAPS_OF_SLOW and warm_up[loop] > SLOW * warm_up["fit"]:
-                    continue
-                say(f"repeat {repeat + 1} of {cell.benchmark.repeats}: {loop}")
-                laps[loop].append(worker.ask("lap")["seconds"] * 1e3 / cell.benchmark.train_steps)
+                if repeat < LAPS_OF_SLOW or warm_up[loop] <= SLOW * warm_up["fit"]:
+                    say(f"repeat {repeat + 1} of {cell.benchmark.repeats}: {loop}")
+                    laps[loop].append(worker.lap(steps[loop]))
         for loop, worker in workers.items():
             facts[loop]["peak_memory_mb"] = worker.ask("end")["peak_memory_mb"]
     rows = benchmark_output.make_rows(key, laps, facts)
@@ -126,29 +132,35 @@ def _measure_cell(cell: Cell, result: dict[str, Any], say: Any) -> None:
         fastest = benchmark_output.fastest(rows)
         for loop in ("fit", fastest):
             say(f"curve of {loop}")
-            with Worker(cell, "curve", {}, loop=loop) as worker:
+            with row_worker(cell, "curve", {}, loop=loop) as worker:
                 result["curves"].append({**key, "loop": loop, "points": worker.read()["points"]})
 
 
-class Worker:
-    """The process of a row; a context, at whose end the process is stopped if it hasn't ended by itself."""
+def _tenth(steps: int) -> int:
+    return max(1, steps // 10)
 
-    def __init__(self, cell: Cell, row: str, options: dict[str, Any] | None = None, *, loop: str = "") -> None:
-        spec = {
-            "cell": dataclasses.asdict(cell),
-            "row": row,
-            "loop": loop,
-            "options": options or {},
-            "started": time.monotonic(),
-        }
-        self._name = row
+
+def row_worker(cell: Cell, row: str, options: dict[str, Any] | None = None, *, loop: str = "") -> Worker:
+    """The process of a row of the benchmark."""
+    spec = {
+        "cell": dataclasses.asdict(cell),
+        "row": row,
+        "loop": loop,
+        "options": options or {},
+        "started": time.monotonic(),
+    }
+    module = "loopwright.trainer.commands.benchmark_row"
+    return Worker(row, [sys.executable, "-P", "-m", module, json.dumps(spec)])
+
+
+class Worker:
+    """A process that answers lines with lines of JSON; a context, at whose end it has ended or is stopped."""
+
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        self._name = name
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "loopwright.trainer.commands.benchmark_row", json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True
         )
 
     def __enter__(self) -> Worker:
@@ -160,13 +172,21 @@ class Worker:
         self._process.communicate()
         self._stderr.close()
 
-    def ask(self, command: str) -> dict[str, Any]:
-        """Sends a command and returns the answer. Raises as `read` does."""
+    def say(self, command: str) -> None:
+        """Sends a command."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(command + "\n")
                 self._process.stdin.flush()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Sends a command and returns the answer. Raises as `read` does."""
+        self.say(command)
         return self.read()
+
+    def lap(self, steps: int) -> float:
+        """The milliseconds a step of so many steps. Raises as `read` does."""
+        return self.ask(str(steps))["seconds"] * 1e3 / steps
 
     def read(self) -> dict[str, Any]:
         """The next answer. Raises TrainingError for an error that the row tells of, and for a row that died."""

@@ -1,7 +1,7 @@
 """One row of the benchmark in a process of its own, so that its first step and its memory are its own, too.
 
-`benchmark` starts it with a JSON object of flags, and then sends a line for each command: "lap" is answered with the seconds
-of `train_steps` steps, "end" with the peak of memory. Answers are lines of JSON on stdout.
+`benchmark` starts it with a JSON object of flags, and then sends a line for each command: a number of steps is answered with
+their seconds, "end" with the peak of memory. Answers are lines of JSON on stdout. `fit` takes `train_steps` steps, or "end".
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def measure_fit(row: Row, options: dict[str, Any]) -> None:
         start = 0.0
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            if _next_command() != "lap":
+            if _next_command() == "end":
                 self.model.stop_training = True
             self.start = time.perf_counter()
 
@@ -128,7 +128,7 @@ def measure_fit(row: Row, options: dict[str, Any]) -> None:
 
 
 def measure_loop(row: Row, execution: str) -> None:
-    """The loop takes one step, and then the steps of each lap."""
+    """The loop takes one step, and then as many as each command says."""
     from loopwright import trainer
 
     job, steps_per_call = row.job(), row.cell.benchmark.steps_per_call
@@ -143,9 +143,9 @@ def measure_loop(row: Row, execution: str) -> None:
     run = jobs.make_execution(execution, steps_per_call)(job.state, job.step, feed)
     run(1)
     row.ready(**facts)
-    while _next_command() == "lap":
+    while (command := _next_command()) != "end":
         start = time.perf_counter()
-        _run_exactly(run, row.steps)
+        _run_exactly(run, int(command))
         job.state.window.numpy()  # waits for a device, as fit does when it reads its metrics
         row.answer({"seconds": time.perf_counter() - start})
 
@@ -267,7 +267,7 @@ def main(argv: list[str]) -> None:
 
 
 def _next_command() -> str:
-    return sys.stdin.readline().strip()
+    return sys.stdin.readline().strip() or "end"  # a parent that died
 
 
 def _run_exactly(run: Callable[[int], int], steps: int) -> None:
