@@ -2,8 +2,7 @@
 
     python benchmarks/checkpoint_cost.py --data_dir=~/tensorflow_datasets
 
-Prints one JSON object. The three ways of saving take turns on the same model and feed, so a machine that slows down slows
-all of them down; figures are medians over the repeats.
+Prints one JSON object. The three ways of saving take turns on the same model and feed; figures are medians over the repeats.
 """
 
 import argparse
@@ -15,8 +14,9 @@ import time
 
 import keras
 import numpy as np
+import turns
 
-from loopwright import data, models, trainer
+from loopwright import data, trainer
 
 EVERY = 100
 
@@ -37,10 +37,7 @@ def seconds(state, step, feed, execute, steps: int, checkpoint) -> float:
 
 def cost(data_dir: str | None, steps: int, repeats: int) -> dict:
     dataset = data.load("mnist_5k", data_dir=data_dir)
-    keras.utils.set_random_seed(0)
-    model = models.create("cnn", dataset.input_shape, dataset.num_classes)
-    state = trainer.TrainState.create(model, keras.optimizers.Adam(1e-3))
-    step = trainer.gradient_step(trainer.classification(from_logits=True))
+    state, step = turns.job(dataset, "cnn")
     feed = dataset.train_feed(batch_size=32, seed=0)
     execute = trainer.graph(50)(state, step, feed)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,20 +46,16 @@ def cost(data_dir: str | None, steps: int, repeats: int) -> dict:
             "synchronous": trainer.Checkpoint(pathlib.Path(folder) / "sync"),
             "asynchronous": trainer.Checkpoint(pathlib.Path(folder) / "async", asynchronous=True),
         }
-        for checkpoint in ways.values():
-            seconds(state, step, feed, execute, EVERY, checkpoint)
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(repeats):
-            for name, checkpoint in ways.items():
-                times[name].append(seconds(state, step, feed, execute, steps, checkpoint))
-    paired = {
-        name: statistics.median(t / n - 1 for t, n in zip(times[name], times["never"], strict=True)) for name in ways
-    }
+        blocks = {
+            name: lambda checkpoint=checkpoint: seconds(state, step, feed, execute, steps, checkpoint)
+            for name, checkpoint in ways.items()
+        }
+        times = turns.take_turns(blocks, repeats)
     return {
         "steps": steps,
         "every": EVERY,
         "seconds": {name: statistics.median(t) for name, t in times.items()},
-        "cost_percent": {name: 100 * share for name, share in paired.items() if name != "never"},
+        **{name: turns.ratio(times, name, "never") for name in ways if name != "never"},
     }
 
 

@@ -1,8 +1,7 @@
 """What logging costs: the training loop that logs to metrics.jsonl and TensorBoard, against the same loop without a hook.
 
-One process, one model, one compiled loop; blocks of steps with and without logging take turns in a random order, so that a
-machine's slow moments fall on both. A block starts and ends at the same places of the log, and its first steps are paid by
-both alike. Printed are the median ratio and a 95% interval of that median (bootstrap over rounds).
+One process, one model, one compiled loop; blocks of steps with and without logging take turns in a random order. A block
+starts and ends at the same places of the log, and its first steps are paid by both alike.
 
     python benchmarks/logging_cost.py --data_dir=... --model=cnn --log_every=20
 """
@@ -11,20 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
-import random
 import statistics
 import tempfile
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import turns
 
-import keras
-import numpy as np
-
-from loopwright import data, models, trainer
+from loopwright import data, trainer
 
 
 def main() -> None:
@@ -39,11 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir, feed="memory")
-    keras.utils.set_random_seed(0)
-    network = models.create(arguments.model, dataset.input_shape, dataset.num_classes, precision="float32")
-    logits = not models.ends_in_probabilities(arguments.model, network)
-    state = trainer.TrainState.create(network, keras.optimizers.Adam())
-    step = trainer.gradient_step(trainer.classification(from_logits=logits))
+    state, step = turns.job(dataset, arguments.model)
     feed = dataset.train_feed(arguments.batch_size, drop_remainder=True)
     run = trainer.graph()(state, step, feed)
 
@@ -60,17 +50,8 @@ def main() -> None:
             trainer.train(state, feed, step, num_steps=last, execution=lambda *_: run, hooks=hooks[name])
             return time.perf_counter() - start
 
-        seconds: dict[str, list[float]] = {name: [] for name in hooks}
-        order = random.Random(0)
-        for name in hooks:
-            block(name)
-        for _ in range(arguments.rounds):
-            for name in order.sample(list(hooks), 2):
-                seconds[name].append(block(name))
+        seconds = turns.take_turns({name: lambda name=name: block(name) for name in hooks}, arguments.rounds)
         records = len((workdir / "metrics.jsonl").read_text().splitlines())
-    ratios = np.array(seconds["with"]) / np.array(seconds["without"])
-    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
     result = {
         "model": arguments.model,
         "batch_size": arguments.batch_size,
@@ -78,8 +59,7 @@ def main() -> None:
         "records": records,
         "ms_a_step_without": round(1e3 * statistics.median(seconds["without"]) / arguments.steps, 3),
         "ms_a_step_with": round(1e3 * statistics.median(seconds["with"]) / arguments.steps, 3),
-        "ratio": round(float(np.median(ratios)), 4),
-        "interval": [round(float(low), 4), round(float(high), 4)],
+        **turns.ratio(seconds, "with", "without"),
     }
     print(json.dumps(result, indent=1))
 

@@ -167,6 +167,7 @@ def test_every_value_of_a_list_is_checked_before_anything_is_measured(
     assert part in result.err
 
 
+@pytest.mark.slow
 def test_row_that_dies_ends_in_one_line(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "mine.py").write_text("def bad(input_shape, num_classes):\n    raise RuntimeError('out of ideas')\n")
     result = loopwright("benchmark", f"--data_dir={mnist_dir}", "--model=mine:bad", "--train_steps=5")

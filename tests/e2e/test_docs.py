@@ -38,7 +38,7 @@ def small(name: str, words: list[str], data_dir: pathlib.Path) -> list[str]:
     for there, here in PLACES.items():
         text = re.sub(rf"{there}(?![\w-])", here, text)
     words = text.split("\0")
-    words = [word for word in words if not (name == "verify_resume" and word.startswith("--kills="))]
+    words = [word for word in words if not word.startswith(("--kills=", "--epochs="))]
     data = ("--dataset=mnist_5k", f"--data_dir={data_dir}") if name in WITH_DATA else ()
     return [name, *words, *SMALL.get(name, ()), *data]
 

@@ -65,6 +65,7 @@ def test_exported_h5_trains_on_like_that_of_the_run(exported: pathlib.Path, smal
     assert int(ours.step) == 30
 
 
+@pytest.mark.slow
 def test_preprocessing_goes_into_the_formats_for_serving(
     loopwright: Any, exported: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -43,7 +43,11 @@ def test_users_model_of_two_inputs_is_certified(loopwright: Any, tmp_path: pathl
 
 
 @pytest.mark.parametrize(
-    ("flags", "identical"), [(["--execution=eager"], True), (["--execution=xla"], None)], ids=["eager", "xla"]
+    ("flags", "identical"),
+    [
+        pytest.param(["--execution=eager"], True, id="eager"),
+        pytest.param(["--execution=xla"], None, id="xla", marks=pytest.mark.slow),
+    ],
 )
 def test_every_execution_is_held_against_its_like(
     loopwright: Any, mnist_dir: pathlib.Path, flags: list[str], identical: bool | None

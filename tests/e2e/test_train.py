@@ -146,6 +146,7 @@ def test_second_run_says_that_it_is_finished(loopwright: Any, run_folder: pathli
     assert loopwright("train", f"--flagfile={run_folder / 'flags.txt'}", "--workdir=run", "--json").json["step"] == 30
 
 
+@pytest.mark.slow
 def test_longer_run_goes_on_and_equals_one_that_was_never_ended(
     loopwright: Any, run_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -273,6 +274,7 @@ def test_restore_from_refuses_another_run_and_init_from_takes_its_weights(
     assert result.json["eval"]["accuracy"] == pytest.approx(trained["accuracy"], abs=0.002)
 
 
+@pytest.mark.slow
 def test_default_model_learns_the_default_dataset(loopwright: Any, mnist_dir: pathlib.Path) -> None:
     result = loopwright("train", f"--data_dir={mnist_dir}", "--epochs=3", "--json")
     assert result.code == 0

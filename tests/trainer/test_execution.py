@@ -92,6 +92,7 @@ def test_xla_is_bit_equal_for_any_stack_and_cadence_with_two_programs(trained: A
     assert other.hashes() == one.hashes()
 
 
+@pytest.mark.slow
 def test_xla_goes_on_in_the_middle_of_a_stack(
     trained: Any, make_state: Any, make_feed: Any, objective: Any, tmp_path: Any
 ) -> None:
@@ -131,6 +132,7 @@ with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
 """
 
 
+@pytest.mark.slow
 def test_xla_refuses_several_replicas() -> None:
     done = subprocess.run([sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, check=False)
     assert done.stdout == "2 xla runs on one replica only; use --execution=graph\n", done.stderr
@@ -228,6 +230,7 @@ def test_choice_tells_of_a_change_that_it_can_not_undo(make_state: Any, make_fee
         )
 
 
+@pytest.mark.slow
 def test_executions_take_a_feed_that_ends(make_state: Any, make_feed: Any, objective: Any) -> None:
     hashes = []
     for execution in (trainer.graph(3), trainer.xla(3)):

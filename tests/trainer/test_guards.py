@@ -29,7 +29,12 @@ def poisoned(make_feed: Any) -> Callable[[int], Any]:
 
 
 @pytest.mark.parametrize(
-    "execution", [trainer.graph(3), trainer.eager(), trainer.xla(3)], ids=["graph", "eager", "xla"]
+    "execution",
+    [
+        pytest.param(trainer.graph(3), id="graph"),
+        pytest.param(trainer.eager(), id="eager"),
+        pytest.param(trainer.xla(3), id="xla", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("norms", [False, True], ids=["", "norms"])
 def test_skipped_update_leaves_weights_slots_and_moving_statistics(

@@ -38,6 +38,7 @@ def assert_goes_on(folder: pathlib.Path, cases: list[str]) -> None:
         assert not different, case
 
 
+@pytest.mark.slow
 def test_training_goes_on_to_the_bit_in_a_new_process(tmp_path: pathlib.Path) -> None:
     assert_goes_on(tmp_path, QUICK)
 

@@ -157,7 +157,11 @@ def logged_norms(state: trainer.TrainState, feed: Any, step: Any, num_steps: int
 
 @pytest.mark.parametrize(
     ("execution", "accumulation", "precision"),
-    [("graph", 1, "float32"), ("xla", 2, "float32"), ("graph", 2, "mixed_float16")],
+    [
+        ("graph", 1, "float32"),
+        pytest.param("xla", 2, "float32", marks=pytest.mark.slow),
+        pytest.param("graph", 2, "mixed_float16", marks=pytest.mark.slow),
+    ],
 )
 def test_norms_are_those_of_the_update(
     inputs: Any, labels: Any, execution: str, accumulation: int, precision: str

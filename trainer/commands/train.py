@@ -45,8 +45,20 @@ def run(argv: Sequence[str]) -> int:
     return _train(config, clock)
 
 
-def _train(config: flags.Config, clock: Clock) -> int:
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is trained, on what, and for how long. `measured` is what was found out on the way, for run.json."""
 
+    config: flags.Config
+    dataset: Dataset
+    feed: Feed
+    eval_feed: Feed
+    job: jobs.Job
+    num_steps: int
+    measured: dict[str, Any]
+
+
+def _train(config: flags.Config, clock: Clock) -> int:
     with clock.phase("data"):
         dataset = setup.load_dataset(config.data, config.run.progress)
         if not dataset.num_classes:
@@ -78,33 +90,24 @@ def _train(config: flags.Config, clock: Clock) -> int:
     if config.run.execution == "auto":
         config, measured = _resolve_execution(config, job, feed)
     with workdir.open_workdir(config) as folder:
-        return _train_in(folder, config, dataset, feed, eval_feed, job, clock, num_steps, measured)
+        return _train_in(folder, _Plan(config, dataset, feed, eval_feed, job, num_steps, measured), clock)
 
 
-def _train_in(
-    folder: pathlib.Path,
-    config: flags.Config,
-    dataset: Dataset,
-    feed: Feed,
-    eval_feed: Feed,
-    job: jobs.Job,
-    clock: Clock,
-    num_steps: int,
-    measured: dict[str, Any],
-) -> int:
+def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
     """Trains in the run's folder, which this process alone writes."""
     from loopwright import trainer
     from loopwright.trainer.progress import Progress
     from loopwright.trainer.samples import SampleLog
     from loopwright.trainer.signals import SaveOnSignal
 
-    state, epoch = job.state, feed.steps_per_epoch
+    config, dataset, feed, eval_feed, job = plan.config, plan.dataset, plan.feed, plan.eval_feed, plan.job
+    state, num_steps, epoch = job.state, plan.num_steps, feed.steps_per_epoch
     workdir.write_run_json(
         folder,
         {
             "dataset_fingerprint": dataset.fingerprint,
             "execution": config.run.execution,
-            **measured,
+            **plan.measured,
             "parameters": state.model.count_params(),
             "steps_per_epoch": epoch,
             "feed": dataset.kind(dataset.train_split),
@@ -185,8 +188,8 @@ def _train_in(
                 save_on_signal,
             ],
         )
-    if control["early_stop"].exhausted():
-        print(f"stopped early: {control['early_stop'].reason()}", file=sys.stderr)
+        if control["early_stop"].exhausted():
+            progress.say(f"stopped early: {control['early_stop'].reason()}")
     with clock.phase("export"):
         jobs.export_model(job, config, dataset, folder / "exports")
     watching.goodput.save()

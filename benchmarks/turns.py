@@ -1,0 +1,44 @@
+"""What the programs in this folder share: a job to measure, and turns in a random order.
+
+A machine's slow moments fall on all that take turns alike. A ratio is one of medians, with its 95% interval.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+
+from loopwright import data, models, trainer
+from loopwright.trainer import timing
+
+
+def job(dataset: data.Dataset, model: str) -> tuple[trainer.TrainState, trainer.Step]:
+    """A model of the catalog with Adam, always from the same seed, and its step."""
+    keras.utils.set_random_seed(0)
+    network = models.create(model, dataset.input_shape, dataset.num_classes, precision="float32")
+    logits = not models.ends_in_probabilities(model, network)
+    state = trainer.TrainState.create(network, keras.optimizers.Adam())
+    return state, trainer.gradient_step(trainer.classification(from_logits=logits))
+
+
+def take_turns(blocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each block returns, seconds for example, in each round; a first round, which warms up, isn't counted."""
+    order, found = random.Random(0), {name: [] for name in blocks}
+    for number in range(rounds + 1):
+        for name in order.sample(list(blocks), len(blocks)):
+            value = blocks[name]()
+            if number:
+                found[name].append(value)
+    return found
+
+
+def ratio(found: Mapping[str, list[float]], name: str, base: str) -> dict[str, Any]:
+    """How many times as long as `base` a block took."""
+    low, high = timing.ratio_interval(found[name], found[base])
+    return {"ratio": round(timing.ratio(found[name], found[base]), 4), "interval": [round(low, 4), round(high, 4)]}
