@@ -27,7 +27,8 @@ def loss_scale_reset() -> None:
 
     def reset(self: Any, state: Any, **options: Any) -> Any:
         step = restore(self, state, **options)
-        state.optimizer.dynamic_scale.assign(2.0**10)
+        if step is not None:
+            state.optimizer.dynamic_scale.assign(2.0**10)
         return step
 
     checkpoint.Checkpoint.restore = reset  # type: ignore[method-assign]

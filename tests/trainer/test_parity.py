@@ -214,7 +214,7 @@ def swapped_seed_at_4(state: Any, step: Any) -> Any:
 def reset_scale_at_3(state: Any, step: Any) -> Any:
     def resetting(state: Any, batch: Any) -> Any:
         scale = state.optimizer.dynamic_scale
-        scale.assign(tf.where(tf.equal(state.step, 2), 2.0**10, scale.value))
+        scale.assign(tf.where(tf.equal(state.step, 2), 2.0**7, scale.value))
         return step(state, batch)
 
     return resetting
