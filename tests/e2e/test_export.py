@@ -66,6 +66,28 @@ def test_exported_h5_trains_on_like_that_of_the_run(exported: pathlib.Path, smal
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--model=cnn"], ["--model=cnn_subclass"], ["--model=cnn_sequential"], ["--model=resnet20"]),
+        ["--model=cnn", "--precision=mixed_bfloat16"],
+        ["--model=cnn_subclass", "--precision=mixed_float16"],
+    ],
+    ids=" ".join,
+)
+def test_exports_of_every_model_give_what_it_gives(loopwright: Any, mnist_dir: pathlib.Path, words: list[str]) -> None:
+    small = ["--train_split=train[:200]", "--eval_split=test[:100]", "--train_steps=8", f"--data_dir={mnist_dir}"]
+    assert loopwright("train", "--workdir=run", *words, *small).code == 0
+    result = loopwright("export", "--workdir=run", "--formats=h5,keras,saved_model,litert", "--json")
+    assert result.code == 0, result.err
+    assert set(result.json["files"]) == set(FILES)
+    for name, entry in result.json["files"].items():
+        exact = entry["format"] in ("h5", "keras")
+        limit = 0.0 if exact else 1e-5 if len(words) == 1 else 2e-2  # a half-precision number has 8 or 11 bits
+        assert entry["largest_difference"] <= limit, name
+
+
+@pytest.mark.slow
 def test_preprocessing_goes_into_the_formats_for_serving(
     loopwright: Any, exported: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

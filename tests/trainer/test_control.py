@@ -43,34 +43,35 @@ def test_early_stop_waits_for_an_improvement(
     assert run(make_state(), make_feed(), objective, evaluate, trainer.early_stop(evaluate, monitor, 2)) == stopped_at
 
 
-def test_early_stop_goes_on_waiting_where_it_stopped(
-    make_state: Any, make_feed: Any, objective: Any, tmp_path: Any
+@pytest.mark.parametrize(
+    ("before", "after", "patience", "stopped_at"),
+    [
+        (("loss", [0.5, 0.6]), ("loss", [0.7, 0.8, 0.9]), 3, 8),
+        (("accuracy", [0.9, 0.8]), ("loss", [5.0, 6.0, 7.0]), 2, 10),
+    ],
+    ids=["goes on waiting", "begins anew with another metric"],
+)
+def test_early_stop_of_a_resumed_run(
+    make_state: Any,
+    make_feed: Any,
+    objective: Any,
+    tmp_path: Any,
+    before: Any,
+    after: Any,
+    patience: int,
+    stopped_at: int,
 ) -> None:
     checkpoint = trainer.Checkpoint(tmp_path)
-    evaluate: Any = Scripted("loss", [0.5, 0.6])
-    stop = trainer.early_stop(evaluate, "loss", 3)
+    evaluate: Any = Scripted(*before)
+    stop = trainer.early_stop(evaluate, before[0], 3)
     run(make_state(extras={"stop": stop}), make_feed(), objective, evaluate, stop, checkpoint, num_steps=4)
-    evaluate = Scripted("loss", [0.7, 0.8, 0.9])
-    again = trainer.early_stop(evaluate, "loss", 3)
+    evaluate = Scripted(*after)
+    again = trainer.early_stop(evaluate, after[0], patience)
     state = make_state(extras={"stop": again})
     assert checkpoint.restore(state) == 4
-    assert run(state, make_feed(), objective, evaluate, again) == 8
+    assert run(state, make_feed(), objective, evaluate, again) == stopped_at
     assert again.exhausted()
-    assert again.reason() == "loss has not improved for 3 evaluations"
-
-
-def test_early_stop_of_another_metric_begins_anew(
-    make_state: Any, make_feed: Any, objective: Any, tmp_path: Any
-) -> None:
-    checkpoint = trainer.Checkpoint(tmp_path)
-    evaluate: Any = Scripted("accuracy", [0.9, 0.8])
-    stop = trainer.early_stop(evaluate, "accuracy", 3)
-    run(make_state(extras={"stop": stop}), make_feed(), objective, evaluate, stop, checkpoint, num_steps=4)
-    evaluate = Scripted("loss", [5.0, 6.0, 7.0])
-    again = trainer.early_stop(evaluate, "loss", 2)
-    state = make_state(extras={"stop": again})
-    checkpoint.restore(state)
-    assert run(state, make_feed(), objective, evaluate, again) == 10
+    assert again.reason() == f"loss has not improved for {patience} evaluations"
 
 
 def test_early_stop_without_patience_only_counts(make_state: Any, make_feed: Any, objective: Any) -> None:

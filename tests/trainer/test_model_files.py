@@ -8,6 +8,7 @@ import pickle
 import resource
 import shutil
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -95,9 +96,10 @@ CONFIGS = {
 
 @pytest.fixture
 def guarded(tmp_path: pathlib.Path) -> Iterator[None]:
-    """Fails a test in which a file left its mark, or took more than a gigabyte."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Fails a test in which a file left its mark, or took more than a gigabyte or half a minute."""
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     yield
+    assert time.monotonic() - start < 30
     assert not (tmp_path / MARK).exists()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
