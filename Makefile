@@ -30,10 +30,10 @@ train: $(DEMO)  ## Train the default model on the embedded dataset; run again, i
 	$(BIN)/loopwright train $(TRAIN_ARGS)
 
 test: $(DEV)  ## Run the tests.
-	$(BIN)/pytest -n 2 --ignore=tests/faults $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 test-slow: $(DEV)  ## Run the tests that are too slow for every day: whole matrices of models and optimizers.
-	$(BIN)/pytest -n 2 -m slow --ignore=tests/faults $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 -m slow $(PYTEST_ARGS)
 
 faults: $(DEV)  ## Kill, starve and damage real runs, and print a table of what they survived.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'

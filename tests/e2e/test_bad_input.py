@@ -100,6 +100,7 @@ def test_no_whole_checkpoint_exits_1(
     assert changed <= {"run.json", "flags.txt", "lock"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_damaged_checkpoint_is_named_and_the_one_before_taken(
     loopwright: Any, mnist_dir: pathlib.Path, run_folder: pathlib.Path, name: str

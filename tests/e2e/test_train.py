@@ -260,6 +260,7 @@ def test_restore_from_refuses_in_one_line(
     assert part in result.err
 
 
+@pytest.mark.slow
 def test_restore_from_refuses_another_run_and_init_from_takes_its_weights(
     loopwright: Any, run_folder: pathlib.Path, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

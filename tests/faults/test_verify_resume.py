@@ -11,7 +11,9 @@ import pytest
 from loopwright.trainer.__main__ import main
 
 HERE = pathlib.Path(__file__).resolve().parent
-FULL = os.environ.get("FAULTS", "quick") != "quick"
+pytestmark = pytest.mark.skipif(
+    os.environ.get("FAULTS", "quick") == "quick", reason="each takes three runs; make faults tries them"
+)
 
 
 @pytest.fixture
@@ -30,8 +32,7 @@ def verify(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, mnist_dir: p
 
 
 def test_verify_resume_passes_a_sound_run(verify: Any, survived: Any) -> None:
-    words = ["--model=mutants:net", "--async_checkpoints"] if FULL else ["--model=mlp"]
-    code, result = verify(*words, "--kill_at=5,11" if FULL else "--kill_at=8")
+    code, result = verify("--model=mutants:net", "--async_checkpoints", "--kill_at=5,11")
     assert result["differences"] == []
     assert (code, result["equal"], result["compared"]["steps"]) == (0, True, 16)
     assert result["kills"]["done"] == result["kills"]["asked"]
@@ -39,7 +40,6 @@ def test_verify_resume_passes_a_sound_run(verify: Any, survived: Any) -> None:
     survived("verify_resume of a sound run")
 
 
-@pytest.mark.skipif(not FULL, reason="each takes three runs; make faults tries them")
 @pytest.mark.parametrize(
     ("mutant", "named"),
     [

@@ -70,6 +70,7 @@ def test_restore_into_fresh_objects_gives_every_number_back(saved: Any, hard_sta
     assert parts == {"model", "optimizer", "seeds", "step", "window", "extras"}
 
 
+@pytest.mark.slow
 def test_restore_in_a_new_process_gives_every_number_back(saved: Any) -> None:
     directory, hashes = saved
     code = f"{HARD_STATE}\nimport json, sys\nstate = hard_state(1)\n"

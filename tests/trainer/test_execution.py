@@ -71,6 +71,7 @@ def test_xla_and_graph_reach_the_same_weights(trained: Any, make_feed: Any) -> N
     assert traces == 1
 
 
+@pytest.mark.slow
 def test_xla_is_bit_equal_for_any_stack_and_cadence_with_two_programs(trained: Any, make_feed: Any) -> None:
     class Look:
         reads_metrics = False
@@ -107,6 +108,7 @@ def test_xla_goes_on_in_the_middle_of_a_stack(
     assert seen == [values for step, values in logged if step > 17]
 
 
+@pytest.mark.slow
 def test_xla_draws_the_dropout_of_fit_by_xla(trained: Any, make_feed: Any, make_state: Any) -> None:
     feed = make_feed(samples=64)
     fitted = make_state(dropout_mlp)

@@ -234,6 +234,7 @@ def test_frozen_variables_and_exclusions_from_decay_stay_so(
     assert [path.split("/")[-1] for path in excluded] == ["bias", "gamma", "beta", "bias"]
 
 
+@pytest.mark.slow
 def test_extras_window_and_facts_come_back(
     make_state: Any, make_feed: Any, objective: Any, tmp_path: pathlib.Path
 ) -> None:
