@@ -1,12 +1,14 @@
 """What the programs in this folder share: a job to measure, and turns in a random order.
 
-A machine's slow moments fall on all that take turns alike. A ratio is one of medians, with its 95% interval.
+A machine's slow moments fall on all that take turns alike, so blocks are compared round by round: a ratio is the median of
+the rounds' ratios, with its 95% interval (bootstrap).
 """
 
 from __future__ import annotations
 
 import os
 import random
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +41,7 @@ def take_turns(blocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 
 
 def ratio(found: Mapping[str, list[float]], name: str, base: str) -> dict[str, Any]:
-    """How many times as long as `base` a block took."""
-    low, high = timing.ratio_interval(found[name], found[base])
-    return {"ratio": round(timing.ratio(found[name], found[base]), 4), "interval": [round(low, 4), round(high, 4)]}
+    """How many times as long as `base` a block took: the median over the rounds."""
+    ratios = [one / other for one, other in zip(found[name], found[base], strict=True)]
+    low, high = timing.interval(ratios)
+    return {"ratio": round(statistics.median(ratios), 4), "interval": [round(low, 4), round(high, 4)]}
