@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 
+#: Training goes first where there are too few cores for both.
+_NICE = 10
+
 
 class Background:
-    """Runs one job at a time; what it raises is raised again where the job is next asked about."""
+    """Runs one job at a time, at a lower priority; what it raises is raised again where the job is next asked about."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -18,6 +23,8 @@ class Background:
         self.join()
 
         def run() -> None:
+            with contextlib.suppress(OSError, AttributeError):  # Linux has a priority for each thread
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
             try:
                 job()
             except BaseException as error:
