@@ -96,9 +96,9 @@ def _print(manifest: dict[str, Any], folder: pathlib.Path, formats: list[str], *
     if as_json:
         print(json.dumps({"folder": str(folder), **manifest}))
         return
-    for name, entry in manifest["files"].items():
-        if entry["format"] in formats:
-            print(
-                f"{folder / name!s:<40}  {entry['bytes'] / 1e6:8.2f} MB  {entry['inputs']:<8} step {entry['step']}  largest "
-                f"difference {entry['largest_difference']:.1e} on {entry['samples']} samples"
-            )
+    written = {name: entry for name, entry in manifest["files"].items() if entry["format"] in formats}
+    first = next(iter(written.values()))
+    print(f"{folder}: step {first['step']}, compared in a new process on {first['samples']} samples")
+    for name, entry in written.items():
+        size, difference = f"{entry['bytes'] / 1e6:.2f} MB", entry["largest_difference"]
+        print(f"  {name:<12} {size:>10}  takes {entry['inputs']:<8} outputs differ by {difference:.2g} at most")
