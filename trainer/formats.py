@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -115,7 +116,11 @@ def _write(export: Export, name: str, path: pathlib.Path) -> None:
         else:
             with tempfile.TemporaryDirectory() as scratch:
                 served = _Served(export, pathlib.Path(scratch))
-                (_write_saved_model if name == "saved_model" else _write_litert)(served, path)
+                if name == "saved_model":
+                    tf.saved_model.save(served, str(path), signatures={"serving_default": served.serve})
+                else:
+                    with _computing_in_float32(state.model):
+                        _write_litert(served, path)
 
 
 class _Served(tf.Module):
@@ -139,8 +144,17 @@ class _Served(tf.Module):
         self.serve = tf.function(serve, input_signature=[spec], autograph=False)
 
 
-def _write_saved_model(served: _Served, path: pathlib.Path) -> None:
-    tf.saved_model.save(served, str(path), signatures={"serving_default": served.serve})
+@contextlib.contextmanager
+def _computing_in_float32(model: keras.Model) -> Iterator[None]:
+    """A model without mixed precision inside the block: LiteRT has no convolutions in half of it. Variables are float32."""
+    policies = [(layer, layer.dtype_policy) for layer in model._flatten_layers(include_self=True)]
+    for layer, _ in policies:
+        layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in policies:
+            layer.dtype_policy = policy
 
 
 def _write_litert(served: _Served, path: pathlib.Path) -> None:
