@@ -30,7 +30,7 @@ train: $(DEMO)  ## Train the default model on the embedded dataset; run again, i
 	$(BIN)/loopwright train $(TRAIN_ARGS)
 
 test: $(DEV)  ## Run the tests.
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist=worksteal $(PYTEST_ARGS)
 
 test-slow: $(DEV)  ## Run the tests that are too slow for every day: whole matrices of models and optimizers.
 	$(BIN)/pytest -n 2 -m slow $(PYTEST_ARGS)

@@ -60,7 +60,7 @@ def test_benchmark_measures_its_rows_and_writes_what_it_says(
     assert drawn == pytest.approx(rows["fit"]["laps_ms"])
 
 
-@pytest.mark.parametrize("loop", ["floor", "xla"])
+@pytest.mark.parametrize("loop", ["floor", pytest.param("xla", marks=pytest.mark.slow)])
 def test_row_answers_its_commands(
     mnist_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
@@ -94,6 +94,7 @@ def small_cell(mnist_dir: pathlib.Path) -> benchmark_row.Cell:
     )
 
 
+@pytest.mark.slow
 def test_curves_of_fit_and_of_the_loop_are_one_over_steps_and_drawn(
     mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

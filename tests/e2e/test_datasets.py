@@ -89,7 +89,9 @@ def test_measure_counts_samples_a_second(
     assert facts["examples_per_second"] > 0
 
 
-@pytest.mark.parametrize("feed", ["memory", "streaming", "sequential"])
+@pytest.mark.parametrize(
+    "feed", ["memory", *(pytest.param(name, marks=pytest.mark.slow) for name in ("streaming", "sequential"))]
+)
 def test_train_takes_every_feed_and_augmentation(
     loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, feed: str
 ) -> None:

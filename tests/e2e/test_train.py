@@ -198,8 +198,14 @@ def test_default_workdir_follows_the_identity(small_run: pathlib.Path) -> None:
     "words",
     [
         ["--model=cnn_subclass", "--precision=mixed_float16", "--optimizer=adamw"],
-        ["--model=cnn", "--precision=mixed_bfloat16", "--schedule=cosine", "--warmup_steps=2"],
-        ["--model=cnn_sequential", "--execution=eager", "--optimizer=sgd", "--drop_remainder"],
+        pytest.param(
+            ["--model=cnn", "--precision=mixed_bfloat16", "--schedule=cosine", "--warmup_steps=2"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--model=cnn_sequential", "--execution=eager", "--optimizer=sgd", "--drop_remainder"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=" ".join,
 )
@@ -222,6 +228,7 @@ def test_run_whose_loss_is_no_number_ends_with_that(
     assert not list((tmp_path / "run").glob("checkpoints/0*"))
 
 
+@pytest.mark.slow
 def test_restore_from_goes_on_in_another_folder(
     loopwright: Any, run_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -282,6 +289,7 @@ def test_default_model_learns_the_default_dataset(loopwright: Any, mnist_dir: pa
     assert result.json["eval"]["accuracy"] > 0.92  # about 0.95; ten epochs, the default, give 0.965
 
 
+@pytest.mark.slow
 def test_cosine_run_of_another_length_is_refused(loopwright: Any, mnist_dir: pathlib.Path) -> None:
     words = ["train", f"--data_dir={mnist_dir}", "--model=mlp", "--schedule=cosine", "--workdir=run"]
     assert loopwright(*words, "--train_steps=3").code == 0
@@ -290,6 +298,7 @@ def test_cosine_run_of_another_length_is_refused(loopwright: Any, mnist_dir: pat
     assert "--train_steps=3 there, 6 here" in result.err
 
 
+@pytest.mark.slow
 def test_run_stopped_by_a_signal_goes_on_without_gap_or_duplicate(
     loopwright: Any, installed: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -128,6 +128,7 @@ def net(input_shape, num_classes):
 """
 
 
+@pytest.mark.slow
 def test_float16_tells_of_the_updates_that_it_skips(
     loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -75,6 +75,7 @@ def another_value(group: type, field: dataclasses.Field) -> Any:
     return not field.default if kind is bool else "other" if kind is str else kind(1) / 2 if kind is float else 7
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(configs())
 def test_flagfile_repeats_the_run(config: flags.Config) -> None:

@@ -163,6 +163,7 @@ def test_xla_of_what_it_can_not_compile_is_told_in_one_line(trained: Any) -> Non
 CANDIDATES = {"graph": trainer.graph(4), "xla": trainer.xla(4)}
 
 
+@pytest.mark.slow
 def test_choice_leaves_no_trace_in_the_state(make_state: Any, make_feed: Any, objective: Any, trained: Any) -> None:
     state, step = make_state(dropout_mlp), trainer.gradient_step(objective)
     before = state.hashes()

@@ -166,7 +166,10 @@ def distance(one: keras.Model, other: keras.Model) -> float:
     return max(float(np.abs(a.numpy() - b.numpy()).max()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [name if name in ("weighted", "two_outputs") else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 def test_objective_gives_the_weights_and_the_numbers_of_fit(case: str) -> None:
     fitted, history = by_fit(case, jit_compile=False)
     model, logs, evaluated = by_graph(case)
@@ -248,6 +251,7 @@ def test_model_that_adds_its_losses_itself_needs_no_other() -> None:
     assert trainer.evaluate(state, feed_of(given, shuffle=False), objective)["loss"] < 0.8 * before
 
 
+@pytest.mark.slow
 def test_metrics_are_restored_in_the_middle_of_a_window(tmp_path: Any) -> None:
     def fresh() -> tuple[Any, Any, Any]:
         keras.utils.set_random_seed(0)

@@ -64,7 +64,7 @@ def test_damaged_goodput_is_named(tmp_path: pathlib.Path) -> None:
         process(tmp_path / "goodput.json", last_record=1.0)
 
 
-@pytest.mark.parametrize("execution", [trainer.graph, trainer.xla, trainer.eager])
+@pytest.mark.parametrize("execution", [trainer.graph, pytest.param(trainer.xla, marks=pytest.mark.slow), trainer.eager])
 def test_execution_tells_of_compilation_and_waits(
     make_state: Any, make_feed: Any, objective: Any, execution: Any
 ) -> None:

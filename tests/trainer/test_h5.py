@@ -72,7 +72,10 @@ def loop(state: trainer.TrainState, make_feed: Any, objective: Any, num_steps: i
     trainer.train(state, make_feed(), step, num_steps=num_steps, execution=trainer.graph())
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "nadam", "lion", "rmsprop"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "sgd", "nadam", "lion", "rmsprop"))],
+)
 def test_plain_keras_loads_and_fits(tiny_model: Any, tmp_path: pathlib.Path, optimizer: str) -> None:
     model = compiled(tiny_model, optimizer)
     loaded = keras.models.load_model(trainer.export_h5(model, tmp_path / "model.h5"))

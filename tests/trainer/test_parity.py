@@ -129,7 +129,9 @@ def assert_identical(certificate: trainer.Certificate) -> None:
         pytest.param(
             regularised, made("adamw", "cosine", weight_decay=0.01, clip_norm=0.5), {}, id="decay-clipping-schedule"
         ),
-        pytest.param(dense, made("sgd", ema_decay=0.9, clip_value=0.01), {}, id="average-clip_value"),
+        pytest.param(
+            dense, made("sgd", ema_decay=0.9, clip_value=0.01), {}, id="average-clip_value", marks=pytest.mark.slow
+        ),
         pytest.param(dense, made("adam"), {"class_weight": {0: 0.5, 2: 3.0}}, id="class_weight"),
         pytest.param(
             dense,
@@ -156,7 +158,7 @@ def test_sample_weights_are_those_of_fit(make_feed: Any) -> None:
     assert_identical(certify(make_feed(side=SHAPE[0], sample_weight=weights)))
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
 def test_mixed_precision_is_that_of_fit(make_feed: Any, precision: str) -> None:
     assert_identical(
         certify(make_feed(side=SHAPE[0]), optimizer=made("adam", precision=precision), precision=precision)
@@ -233,9 +235,9 @@ class SkippingFeed:
 @pytest.mark.parametrize(
     ("broken", "step"),
     [
-        pytest.param(with_step(doubled_loss), 1, id="loss-scaled-twice"),
+        pytest.param(with_step(doubled_loss), 1, id="loss-scaled-twice", marks=pytest.mark.slow),
         pytest.param(with_step(swapped_seed), 1, id="seed-swapped"),
-        pytest.param(with_step(swapped_seed_at_4), 4, id="seed-swapped-later"),
+        pytest.param(with_step(swapped_seed_at_4), 4, id="seed-swapped-later", marks=pytest.mark.slow),
         pytest.param(
             lambda execution: lambda state, step, feed: execution(state, step, SkippingFeed(feed)),
             3,
