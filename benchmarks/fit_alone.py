@@ -29,7 +29,7 @@ parser.add_argument("--turns", action="store_true")
 flags = parser.parse_args()
 dataset = data.load(flags.dataset)
 
-# The ten lines.
+# All that there is to it: a model, compiled; batches; fit; and a clock at both ends of an epoch.
 model = models.create(flags.model, dataset.input_shape, dataset.num_classes)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not models.ends_in_probabilities(flags.model, model))
 model.compile("adam", loss, metrics=["accuracy"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 
-#: Training goes first where there are too few cores for both.
+#: Added to the niceness: training goes first where there are too few cores for both.
 _NICE = 10
 
 
@@ -23,8 +24,9 @@ class Background:
         self.join()
 
         def run() -> None:
-            with contextlib.suppress(OSError, AttributeError):  # Linux has a priority for each thread
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+                with contextlib.suppress(OSError):  # a sandbox may forbid it
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.nice(0) + _NICE))
             try:
                 job()
             except BaseException as error:

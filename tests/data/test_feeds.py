@@ -14,6 +14,8 @@ from loopwright.data.stacks import StackedFeed, stack_batches
 
 SAMPLES = 61  # as many as the fixtures hold
 KINDS = ("memory", "streaming", "sequential")
+#: For tests of many examples; all feeds but the one in memory take seconds each.
+MEMORY_AND_SLOW = ("memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:]))
 AUGMENT = "flip,translate:1"
 
 some = settings(
@@ -33,7 +35,7 @@ def feeds(draw: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MEMORY_AND_SLOW)
 @some
 @given(arguments=feeds(), epochs=st.floats(0, 3), more=st.integers(0, 4))
 def test_stream_from_a_step_equals_the_stream_from_the_start(
@@ -46,7 +48,7 @@ def test_stream_from_a_step_equals_the_stream_from_the_start(
         same(expected, batch)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MEMORY_AND_SLOW)
 @some
 @given(arguments=feeds(), count=st.integers(1, 3), step=st.integers(0, 40))
 def test_shards_make_up_the_global_batch(
@@ -61,7 +63,7 @@ def test_shards_make_up_the_global_batch(
         same({name: tensor[shard:rows:count] for name, tensor in whole.items()}, part)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MEMORY_AND_SLOW)
 @some
 @given(arguments=feeds(), k=st.integers(1, 6), start=st.integers(0, 30), finite=st.booleans())
 def test_stacks_hold_the_batches_of_the_stream(

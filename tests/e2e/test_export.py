@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from loopwright import trainer
+from loopwright import data, trainer
 from loopwright.trainer import formats, inference
 
 FILES = ["model.h5", "model.keras", "saved_model", "model.tflite"]
@@ -81,11 +81,11 @@ def test_exports_of_every_model_give_what_it_gives(loopwright: Any, mnist_dir: p
     result = loopwright("export", "--workdir=run", "--formats=h5,keras,saved_model,litert", "--json")
     assert result.code == 0, result.err
     assert set(result.json["files"]) == set(FILES)
-    for name, entry in result.json[
-        "files"
-    ].items():  # the bound proper is relative to the outputs, and the command holds it
-        exact = entry["format"] in ("h5", "keras")
-        assert entry["largest_difference"] <= (0.0 if exact else 1e-4 if len(words) == 1 else 0.1), name
+    samples = next(iter(data.load("mnist_5k", data_dir=str(mnist_dir), eval_split="test[:100]").eval_feed(64)()))["x"]
+    outputs = keras.models.load_model("run/exports/model.keras")(samples)
+    bound = (1e-5 if len(words) == 1 else 5e-2) * max(1.0, float(np.abs(outputs).max()))
+    for name, entry in result.json["files"].items():
+        assert entry["largest_difference"] <= (0.0 if entry["format"] in ("h5", "keras") else bound), name
 
 
 @pytest.mark.slow

@@ -21,16 +21,16 @@ def _nondeterministic_again() -> Iterator[None]:
 
 
 def test_certificate_is_written_and_printed(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    words = ["--model=cnn_subclass", "--train_steps=4", "--output=proof", f"--data_dir={mnist_dir}"]
+    words = ["--model=cnn", "--train_steps=10", "--output=proof", f"--data_dir={mnist_dir}"]
     result = loopwright("parity", *words)
     assert result.code == 0
-    assert "identical: weights, slots and seeds are equal to the last bit after each of 4 steps" in result.out
+    assert "identical: weights, slots and seeds are equal to the last bit after each of 10 steps" in result.out
     written = json.loads((tmp_path / "proof" / "parity.json").read_text())
-    assert (written["steps"], written["identical"], written["holds"]) == (4, True, True)
+    assert (written["steps"], written["identical"], written["holds"]) == (10, True, True)
     assert written["max_abs_difference"] == 0
     assert written["first_difference"] is None
     assert written["compared"]["seeds"]["tensors"] == 1
-    assert written["job"]["model"] == "cnn_subclass"
+    assert written["job"]["model"] == "cnn"
     assert written["environment"]["tensorflow"]
 
 
@@ -42,12 +42,9 @@ def test_users_model_of_two_inputs_is_certified(loopwright: Any, tmp_path: pathl
     assert result.json["identical"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "identical"),
-    [
-        pytest.param(["--execution=eager"], True, id="eager", marks=pytest.mark.slow),
-        pytest.param(["--execution=xla"], None, id="xla", marks=pytest.mark.slow),
-    ],
+    ("flags", "identical"), [(["--execution=eager"], True), (["--execution=xla"], None)], ids=["eager", "xla"]
 )
 def test_every_execution_is_held_against_its_like(
     loopwright: Any, mnist_dir: pathlib.Path, flags: list[str], identical: bool | None

@@ -114,6 +114,7 @@ def test_doctor_finds_this_machine_ready(loopwright: Any, mnist_dir: pathlib.Pat
     assert all(finding["remedy"] for finding in found.values() if finding["state"] != "ok")
 
 
+@pytest.mark.slow
 def test_doctor_says_when_training_cannot_work(loopwright: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "no_such_backend")
     result = loopwright("doctor")

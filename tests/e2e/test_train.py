@@ -241,6 +241,7 @@ def test_restore_from_goes_on_in_another_folder(
     assert (result.code, "isn't read: the run goes on from its own step 30" in result.err) == (0, True)
 
 
+@pytest.mark.slow
 def test_restore_from_h5_goes_on_to_the_bit(loopwright: Any, run_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     words = ["train", f"--flagfile={run_folder / 'flags.txt'}", "--train_steps=50"]
     result = loopwright(*words, "--workdir=other", "--restore_from=run/exports/model.h5")

@@ -14,8 +14,6 @@ import pytest
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
-full = pytest.mark.skipif(os.environ.get("FAULTS", "quick") == "quick", reason="make faults tries it")
-
 
 @contextlib.contextmanager
 def mounted(target: pathlib.Path, *arguments: str) -> Iterator[None]:
@@ -56,7 +54,7 @@ def test_disk_full(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathli
     survived("disk full")
 
 
-@pytest.mark.parametrize("limit", ["file size", pytest.param("open files", marks=full)])
+@pytest.mark.parametrize("limit", ["file size", "open files"])
 def test_limit_of_the_process(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any, limit: str
 ) -> None:
@@ -88,7 +86,6 @@ def test_fsync_fails(start: Any, goes_on: Any, assert_whole: Any, tmp_path: path
     survived("EIO at fsync of a run")
 
 
-@full
 @needs_root
 def test_read_only_folder(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     workdir = tmp_path / "run"

@@ -1,7 +1,6 @@
 """Numbers that are none, readers beside the writer, no network, and nobody who listens."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -9,8 +8,6 @@ import pytest
 import tensorflow as tf
 
 from loopwright.trainer.checkpoint import newest_good
-
-full = pytest.mark.skipif(os.environ.get("FAULTS", "quick") == "quick", reason="make faults tries it")
 
 
 def finite(checkpoint: pathlib.Path) -> bool:
@@ -32,7 +29,6 @@ def test_nan_at_a_step_ends_the_run_before_it_is_saved(
     survived("NaN at a step: abort")
 
 
-@full
 def test_nan_at_a_step_is_left_out(start: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     workdir = tmp_path / "run"
     trainer = start(workdir, "--augment=tiny:poison", "--on_nonfinite=skip")
@@ -46,7 +42,6 @@ def test_nan_at_a_step_is_left_out(start: Any, assert_whole: Any, tmp_path: path
     survived("NaN at a step: skip")
 
 
-@full
 def test_collapse_of_the_loss_scale_ends_the_run(
     start: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any
 ) -> None:
@@ -60,7 +55,6 @@ def test_collapse_of_the_loss_scale_ends_the_run(
     survived("collapse of the loss scale")
 
 
-@full
 @pytest.mark.parametrize("words", [["--keep=1", "--checkpoint_every=1"]], ids=["keep=1"])
 def test_reader_never_sees_a_half_deleted_checkpoint(
     start: Any, tmp_path: pathlib.Path, survived: Any, words: list[str]

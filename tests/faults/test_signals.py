@@ -11,8 +11,6 @@ from loopwright.trainer import killing
 
 FULL = os.environ.get("FAULTS", "quick") != "quick"
 
-full = pytest.mark.skipif(os.environ.get("FAULTS", "quick") == "quick", reason="make faults tries it")
-
 
 @pytest.mark.parametrize("kind", ["step", "evaluation", "asynchronous save"] if FULL else ["evaluation"])
 def test_sigterm_saves_and_the_run_goes_on(
@@ -57,7 +55,6 @@ def test_second_sigterm_ends_at_once_and_loses_nothing_committed(
     survived("second SIGTERM")
 
 
-@full
 def test_stopped_worker_keeps_its_folder_and_goes_on(
     start: Any, goes_on: Any, tmp_path: pathlib.Path, survived: Any, host: str
 ) -> None:

@@ -1,5 +1,7 @@
 """One job at a time, and nothing that it raises is lost."""
 
+import os
+import sys
 import threading
 
 import pytest
@@ -25,6 +27,15 @@ def test_jobs_run_one_after_the_other_in_another_thread() -> None:
     background.start(lambda: done.append("second"))
     background.join()
     assert done == ["checkpoint writer", "second"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no priority of its own")
+def test_job_lets_training_go_first() -> None:
+    background, own, found = Background(), os.nice(0), []
+    background.start(lambda: found.append(os.nice(0)))
+    background.join()
+    assert found == [min(19, own + 10)]
+    assert os.nice(0) == own
 
 
 def test_failure_is_raised_once_by_whoever_asks_next() -> None:

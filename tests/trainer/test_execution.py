@@ -60,6 +60,7 @@ def trained(make_state: Any, make_feed: Any, objective: Any) -> Callable[..., An
     return go
 
 
+@pytest.mark.slow
 def test_xla_and_graph_reach_the_same_weights(trained: Any, make_feed: Any) -> None:
     feed = make_feed(samples=64)
     by_graph, logged, _ = trained(trainer.graph(), num_steps=50, feed=feed)

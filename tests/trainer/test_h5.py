@@ -96,8 +96,10 @@ def test_plain_keras_cannot_train_on_what_it_saved(tiny_model: Any, tmp_path: pa
     "optimizer",
     [
         lambda: keras.optimizers.Adam(1e-2),
-        lambda: keras.optimizers.SGD(1e-2, momentum=0.9),
-        lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(1e-2, 9)),
+        pytest.param(lambda: keras.optimizers.SGD(1e-2, momentum=0.9), marks=pytest.mark.slow),
+        pytest.param(
+            lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(1e-2, 9)), marks=pytest.mark.slow
+        ),
     ],
     ids=["adam", "sgd", "adamw-cosine"],
 )

@@ -153,6 +153,7 @@ def test_graph_is_fit_to_the_bit_over_ragged_batches(
     assert_identical(certify(feed, build, optimizer, **options))
 
 
+@pytest.mark.slow
 def test_sample_weights_are_those_of_fit(make_feed: Any) -> None:
     weights = np.random.default_rng(1).uniform(0, 2, 70).astype(np.float32)
     assert_identical(certify(make_feed(side=SHAPE[0], sample_weight=weights)))
@@ -267,6 +268,7 @@ def test_loss_scale_that_is_reset_is_named(make_feed: Any) -> None:
     assert slots.what.startswith("slots/") and slots.what.endswith("dynamic_scale")
 
 
+@pytest.mark.slow
 def test_loop_that_is_wrong_in_long_calls_only_is_caught(make_feed: Any) -> None:
     """The second binding is the one that runs in long calls."""
     bindings = 0
@@ -285,6 +287,7 @@ def test_loop_that_is_wrong_in_long_calls_only_is_caught(make_feed: Any) -> None
     assert "(in long calls)" in certificate.first_difference.what
 
 
+@pytest.mark.slow
 def test_other_weights_differ_before_the_first_step(make_feed: Any) -> None:
     def twice() -> keras.Model:
         model = dense()
@@ -298,6 +301,7 @@ def test_other_weights_differ_before_the_first_step(make_feed: Any) -> None:
     assert certificate.max_abs_difference >= 1
 
 
+@pytest.mark.slow
 def test_not_a_number_differs_infinitely(make_feed: Any) -> None:
     def poisoned(state: Any, step: Any) -> Any:
         state.model.layers[-1].kernel.assign(tf.fill(state.model.layers[-1].kernel.shape, float("nan")))
