@@ -223,17 +223,25 @@ class Checkpoint:
 def newest_good(directory: str | os.PathLike[str], say: Callable[[str], None] = say) -> pathlib.Path | None:
     """The newest checkpoint in a run's `checkpoints` folder that is whole, for readers; None where there is none.
 
-    Damaged ones are named to `say`. Nothing is changed, and a checkpoint that its writer deletes meanwhile is passed over.
+    Damaged ones are named to `say`. Nothing is changed, and where the writer deletes a checkpoint meanwhile, it has a newer
+    one: the folder is looked through again.
     """
-    for folder in reversed(Retention(pathlib.Path(directory)).folders()):
-        try:
-            commit.read_manifest(folder)
-        except commit.Damaged as error:
-            if folder.exists():
-                say(f"a damaged checkpoint is skipped: {error}")
-        else:
-            return folder
-    return None
+    told: set[pathlib.Path] = set()
+    while True:
+        deleted = False
+        for folder in reversed(Retention(pathlib.Path(directory)).folders()):
+            try:
+                commit.read_manifest(folder)
+            except commit.Damaged as error:
+                if not folder.exists():
+                    deleted = True
+                elif folder not in told:
+                    say(f"a damaged checkpoint is skipped: {error}")
+                    told.add(folder)
+            else:
+                return folder
+        if not deleted:
+            return None
 
 
 def restore_folder(folder: str | os.PathLike[str], state: TrainState, *, exact: bool = True) -> dict[str, Any]:

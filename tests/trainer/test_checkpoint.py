@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 from loopwright import models, trainer
-from loopwright.trainer.checkpoint import load_weights, restore_folder
+from loopwright.trainer import commit
+from loopwright.trainer.checkpoint import load_weights, newest_good, restore_folder
 
 #: Builds the hardest state there is: subclassed, with dropout, under a LossScaleOptimizer, with extras and a window.
 HARD_STATE = """
@@ -249,6 +250,23 @@ def test_restore_takes_the_newest_good_one_and_sets_damaged_ones_aside(three: An
     names = {path.name for path in directory.iterdir()}
     assert names == {"00000001", "damaged-00000002", "damaged-00000003", "latest"}
     assert (directory / "latest").read_text() == "00000001\n"
+
+
+def test_reader_looks_again_where_the_writer_deleted_what_it_saw(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, directory, said = three
+    flip(directory / "00000001" / "state.index")
+    read, seen = commit.read_manifest, []
+
+    def slow_reader(folder: Any) -> Any:
+        seen.append(folder.name)
+        if len(seen) < 3:  # meanwhile the writer commits another one and deletes this one
+            folder.rename(directory / f"{len(seen) + 3:08d}")
+        return read(folder)
+
+    monkeypatch.setattr(commit, "read_manifest", slow_reader)
+    assert newest_good(directory, said.append) == directory / "00000005"
+    assert seen == ["00000003", "00000002", "00000001", "00000005"]
+    assert len(said) == 1
 
 
 def test_restore_begins_afresh_only_where_that_is_allowed(three: Any) -> None:
