@@ -61,6 +61,7 @@ def test_description_says_what_a_dataset_holds(loopwright: Any, mnist_dir: pathl
     assert "28×28×1" in out
 
 
+@pytest.mark.slow
 def test_sheet_is_a_picture(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     from PIL import Image
 

@@ -116,6 +116,7 @@ def test_summary_and_run_json_hold_the_facts(small_run: pathlib.Path) -> None:
     assert {"host", "devices", "git_revision", "dataset_fingerprint"} <= set(run)
 
 
+@pytest.mark.slow
 def test_flagfile_of_the_run_repeats_it(
     loopwright: Any, small_run: pathlib.Path, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_run_that_died_after_its_checkpoint_writes_the_same_records_again(
     assert tensors_of(run_folder, 30) == tensors_of(small_run, 30)
 
 
+@pytest.mark.slow
 def test_overwrite_moves_the_other_run_aside(
     loopwright: Any, mnist_dir: pathlib.Path, run_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

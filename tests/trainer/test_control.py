@@ -81,7 +81,7 @@ def test_early_stop_without_patience_only_counts(make_state: Any, make_feed: Any
     assert (int(stop.wait), stop.exhausted()) == (9, False)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_reduce_on_plateau_lowers_the_rate_and_a_resumed_run_keeps_it(
     make_state: Any, make_feed: Any, objective: Any, tmp_path: Any, precision: str
 ) -> None:

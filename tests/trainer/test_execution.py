@@ -202,6 +202,7 @@ def test_choice_spends_a_tenth_of_the_steps_on_what_is_hopeless(
     assert sum(taken) == 1 + 2
 
 
+@pytest.mark.slow
 def test_choice_passes_over_what_can_not_run(make_state: Any, make_feed: Any, objective: Any) -> None:
     state, step = make_state(uncompilable), trainer.gradient_step(objective)
     before = state.hashes()

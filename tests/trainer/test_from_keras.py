@@ -215,6 +215,7 @@ def test_xla_gives_the_weights_of_fit_by_xla() -> None:
     assert logs == pytest.approx(history, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_counts_for_nothing() -> None:
     given = data(weights=True, one_hot=True)
     model = one_output()
@@ -435,6 +436,7 @@ def test_keras_early_stopping_stops_and_restores_the_best_weights() -> None:
     assert np.array_equal(state.model.weights[0].numpy(), kept[1])
 
 
+@pytest.mark.slow
 def test_keras_rate_callbacks_change_the_rate_and_know_the_epoch_of_a_resumed_run() -> None:
     state = train_with(keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / 2**epoch), num_steps=10)
     assert float(state.optimizer.learning_rate) == pytest.approx(0.1 / 4)

@@ -79,6 +79,7 @@ def test_execution_tells_of_compilation_and_waits(
     assert int(state.step) == 8
 
 
+@pytest.mark.slow
 def test_compilation_takes_no_step(make_state: Any, make_feed: Any, objective: Any) -> None:
     for execution in (trainer.graph(), trainer.xla()):
         state = make_state()

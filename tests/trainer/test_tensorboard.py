@@ -89,7 +89,7 @@ def test_pictures_show_what_the_model_says(
     assert evaluation.evaluate(state, feed, objective)["accuracy"] == pytest.approx(overall)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_histograms_change_not_a_bit_of_the_run(
     tmp_path: pathlib.Path, make_state: Any, make_feed: Any, objective: Any, precision: str
 ) -> None:
