@@ -4,12 +4,23 @@ import fcntl
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(autouse=True)
+def _nondeterministic_again() -> Iterator[None]:
+    """Some commands make ops deterministic, which has no public way back: kernels then give other bits than in a new
+    process, and Keras leaves XLA out of `fit`."""
+    yield
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.framework import config
+
+        config.disable_op_determinism()
 
 
 @pytest.fixture(scope="session")

@@ -4,20 +4,11 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tensorflow.python.framework import config as tensorflow_config
 
 from loopwright.trainer.commands import jobs
-
-
-@pytest.fixture(autouse=True)
-def _nondeterministic_again() -> Iterator[None]:
-    """The command makes ops deterministic, which has no public way back, and Keras then leaves XLA out of `fit`."""
-    yield
-    tensorflow_config.disable_op_determinism()
 
 
 def test_certificate_is_written_and_printed(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
