@@ -244,6 +244,22 @@ def newest_good(directory: str | os.PathLike[str], say: Callable[[str], None] = 
             return None
 
 
+def restore_newest(directory: str | os.PathLike[str], state: TrainState) -> pathlib.Path | None:
+    """Restores what `newest_good` gives, and says where that lies; a run that goes on may delete it meanwhile.
+
+    The checkpoint may hold more than the state. Raises TrainingError for one that doesn't fit the state.
+    """
+    while (folder := newest_good(directory)) is not None:
+        try:
+            restore_folder(folder, state, exact=False)
+        except TrainingError:
+            if folder.exists():
+                raise
+        else:
+            return folder
+    return None
+
+
 def restore_folder(folder: str | os.PathLike[str], state: TrainState, *, exact: bool = True) -> dict[str, Any]:
     """Restores one committed checkpoint into a state that was built like the saved one; returns its manifest.
 

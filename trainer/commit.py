@@ -131,7 +131,10 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise Damaged(f"{folder}: the manifest has schema {schema!r}; this version reads {SCHEMA}")
     if manifest.pop(_OWN_DIGEST, None) != _digest(manifest):
         raise Damaged(f"{folder}: {MANIFEST} doesn't match the SHA-256 in it")
-    present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
+    try:
+        present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
+    except OSError as error:  # a writer deleted the folder, or a directory in it can't be read
+        raise Damaged(f"{folder}: can't be listed ({error.strerror})") from None
     if present != set(listed):
         missing, stray = sorted(set(listed) - present), sorted(present - set(listed))
         raise Damaged(f"{folder}: missing files {missing}, files too many {stray}")

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from loopwright import models, trainer
 from loopwright.trainer import commit
-from loopwright.trainer.checkpoint import load_weights, newest_good, restore_folder
+from loopwright.trainer.checkpoint import load_weights, newest_good, restore_folder, restore_newest
 
 #: Builds the hardest state there is: subclassed, with dropout, under a LossScaleOptimizer, with extras and a window.
 HARD_STATE = """
@@ -267,6 +267,26 @@ def test_reader_looks_again_where_the_writer_deleted_what_it_saw(three: Any, mon
     assert newest_good(directory, said.append) == directory / "00000005"
     assert seen == ["00000003", "00000002", "00000001", "00000005"]
     assert len(said) == 1
+
+
+def test_reader_restores_a_newer_one_where_the_writer_deleted_what_it_chose(
+    three: Any, make_state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, directory, _ = three
+    read, seen = commit.read_manifest, []
+
+    def slow_reader(folder: Any) -> Any:
+        seen.append(folder.name)
+        if len(seen) == 2:  # it was found whole; before it's restored the writer commits another one and deletes it
+            folder.rename(directory / "00000004")
+        return read(folder)
+
+    monkeypatch.setattr(commit, "read_manifest", slow_reader)
+    reader = make_state()
+    assert reader.hashes() != state.hashes()
+    assert restore_newest(directory, reader) == directory / "00000004"
+    assert seen == ["00000003", "00000003", "00000004", "00000004"]
+    assert reader.hashes() == state.hashes()
 
 
 def test_restore_begins_afresh_only_where_that_is_allowed(three: Any) -> None:

@@ -178,6 +178,32 @@ def test_read_manifest_names_what_is_damaged(
     assert "\n" not in str(error.value)
 
 
+def test_reader_of_a_folder_that_is_deleted_says_damaged(tmp_path: pathlib.Path) -> None:
+    folder, calls, at = tmp_path / "x", 0, 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal calls
+        if reading and event in ("open", "os.scandir") and str(arguments[0]).startswith(str(folder)):
+            calls += 1
+            if calls == at:
+                commit.delete_folder(folder)
+
+    reading = False
+    sys.addaudithook(hook)  # there is no way to take it back; it does nothing once `reading` is false
+    for at in (0, 1, 2, 3, 4, 5):  # 0: never deleted
+        commit.commit_folder(folder, write_files(a="abc", sub__b="22"), {})
+        calls, reading = 0, True
+        try:
+            commit.read_manifest(folder)
+            assert at == 0
+        except commit.Damaged:
+            assert at > 0
+        finally:
+            reading = False
+        assert calls >= at
+        assert folder.exists() == (at == 0)
+
+
 @hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(
     files=st.dictionaries(

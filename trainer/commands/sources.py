@@ -13,6 +13,7 @@ from loopwright.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
+    from loopwright.trainer.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +24,17 @@ class Source:
     config: flags.Config | None = None
     folder: pathlib.Path = pathlib.Path()
 
-    def checkpoint(self) -> pathlib.Path:
-        """The checkpoint: the newest whole one where none is named. Raises TrainingError where there is none."""
-        from loopwright.trainer.checkpoint import newest_good
+    def restore(self, state: TrainState) -> pathlib.Path:
+        """Gives a state what the named checkpoint holds, the newest whole one without a name; returns where that lies.
+
+        Raises TrainingError where there is none, and for one that doesn't fit.
+        """
+        from loopwright.trainer.checkpoint import restore_folder, restore_newest
 
         if self.path is not None:
+            restore_folder(self.path, state, exact=False)
             return self.path
-        newest = newest_good(self.folder / "checkpoints")
+        newest = restore_newest(self.folder / "checkpoints", state)
         if newest is None:
             raise TrainingError(f"--workdir={self.folder}: holds no checkpoint that is whole")
         return newest
@@ -54,9 +59,6 @@ def find(workdir_flag: str | None, restore_from: str | None) -> Source:
 
 def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tuple[jobs.Job, pathlib.Path]:
     """The job of a run with the state of its checkpoint, and where that lies. What only hooks keep isn't restored."""
-    from loopwright.trainer.checkpoint import restore_folder
-
-    path = source.checkpoint()
     job = jobs.build_job(
         config.model,
         config.optimization,
@@ -64,8 +66,7 @@ def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tupl
         seed=config.run.seed,
         total_steps=_total_steps(source.folder, config),
     )
-    restore_folder(path, job.state, exact=False)
-    return job, path
+    return job, source.restore(job.state)
 
 
 def _total_steps(folder: pathlib.Path, config: flags.Config) -> int:
