@@ -111,7 +111,8 @@ class Histograms:
 class Profile:
     """A hook that records TensorFlow's profile of the steps from `first` up to `last`, for the plugin `xprof`.
 
-    The loop stops at both steps for it. Where a run goes on behind `first`, nothing is recorded.
+    Each of these steps is a call of its own, so that the profile tells them apart. `at_end(profile.stop)` keeps what was
+    recorded of a run that ends between the two. Where a run goes on behind `first`, nothing is recorded.
     """
 
     reads_metrics = False
@@ -125,13 +126,20 @@ class Profile:
         self._running = False
 
     def next_due(self, step: int) -> int:
-        """The first of the two steps that lies past `step`."""
-        return next((due for due in (self.first, self.last) if due > step), 2**62)
+        """`first`, then each step while it records, then none."""
+        if step < self.first:
+            return self.first
+        return step + 1 if self._running else 2**62
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+        if int(state.step) == self.first:
+            tf.profiler.experimental.start(self.logdir)
+            self._running = True
+        elif int(state.step) >= self.last:
+            self.stop(state, metrics)
+
+    def stop(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+        """Writes what was recorded; nothing where nothing is being recorded."""
         if self._running:
             tf.profiler.experimental.stop()
             self._running = False
-        elif int(state.step) == self.first:
-            tf.profiler.experimental.start(self.logdir)
-            self._running = True

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from loopwright import trainer
 from loopwright.trainer import evaluation
@@ -107,23 +108,42 @@ def test_histograms_change_not_a_bit_of_the_run(
     assert all(np.abs(rows[:, :2]).max() > 0 for rows in buckets)
 
 
-def test_profile_is_recorded_of_the_steps_that_were_asked_for(
+def profiled(folder: pathlib.Path) -> list[int]:
+    """The numbers of the steps that the only profile in a folder marks."""
+    (file,) = folder.glob("plugins/profile/*/*.xplane.pb")
+    space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    (host,) = (plane for plane in space.planes if plane.name == "/host:CPU")
+    events = [
+        event for line in host.lines for event in line.events if host.event_metadata[event.metadata_id].name == "train"
+    ]
+    stats = [
+        stat for event in events for stat in event.stats if host.stat_metadata[stat.metadata_id].name == "step_num"
+    ]
+    return [stat.int64_value for stat in stats]
+
+
+def test_profile_marks_the_steps_that_were_asked_for(
     tmp_path: pathlib.Path, make_state: Any, make_feed: Any, objective: Any
 ) -> None:
     seen: list[int] = []
-    hooks = [Profile(tmp_path, 3, 5), lambda state, metrics: seen.append(int(state.step))]
+    profile = Profile(tmp_path, 3, 5)
+    hooks = [profile, trainer.at_end(profile.stop), lambda state, metrics: seen.append(int(state.step))]
     step = trainer.gradient_step(objective)
     trainer.train(make_state(), make_feed(), step, num_steps=9, execution=trainer.graph(50), hooks=hooks)
-    assert seen == [3, 5, 9]
-    (trace,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
-    assert trace.stat().st_size > 10_000
+    assert seen == [3, 4, 5, 9]
+    assert profiled(tmp_path) == [3, 4]
 
 
 def test_profile_ends_with_the_run(tmp_path: pathlib.Path, make_state: Any, make_feed: Any, objective: Any) -> None:
+    def interrupt(state: trainer.TrainState, metrics: Any) -> None:
+        if int(state.step) == 4:
+            raise trainer.StopTraining("SIGTERM")
+
+    profile = Profile(tmp_path, 2, 99)
     step = trainer.gradient_step(objective)
-    hooks = [Profile(tmp_path, 2, 99)]
-    trainer.train(make_state(), make_feed(), step, num_steps=4, execution=trainer.graph(50), hooks=hooks)
-    assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
+    hooks = [profile, interrupt, trainer.at_end(profile.stop)]
+    trainer.train(make_state(), make_feed(), step, num_steps=9, execution=trainer.graph(50), hooks=hooks)
+    assert profiled(tmp_path) == [2, 3]
 
 
 def test_loop_of_the_guide_writes_where_it_says(

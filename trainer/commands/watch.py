@@ -99,7 +99,8 @@ class Watch:
             found.append(trainer.every(run.histograms_every, timed("pictures", histograms)))
         steps = profile_steps(run.profile_steps)
         if steps is not None:
-            found.append(Profile(self.folder / "tensorboard" / "train", *steps))
+            profile = Profile(self.folder / "tensorboard" / "train", *steps)
+            found += [profile, trainer.at_end(profile.stop)]
             if importlib.util.find_spec("xprof") is None:
                 print("loopwright: to see the profile, install the extra 'profile'", file=sys.stderr)
         return [*found, trainer.every(checkpoint_every, self.goodput)]
