@@ -62,11 +62,13 @@ peers: $(DEV)  ## Set up Orbit and PyTorch in environments of their own, and mea
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --requirement benchmarks/peers/torch.txt
 	$(BIN)/python benchmarks/peers.py --model=cnn --dataset=$(CIFAR_SHAPED) --steps=20 --output=$(RESULTS)/cnn
-	$(BIN)/python benchmarks/peers.py --model=mlp --dataset=mnist_5k --steps=200 --laps=60 --output=$(RESULTS)/mlp
+	$(BIN)/python benchmarks/peers.py --model=mlp --dataset=mnist_5k --steps=500 --laps=60 --output=$(RESULTS)/mlp
+	$(BIN)/python benchmarks/tables.py
 
 gpu: $(DEV)  ## On a machine with a GPU: parity and benchmark in every precision, into benchmarks/results/gpu.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gpu]'
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/tables.py
 
 browser: $(DEV)  ## Run the tests that look at TensorBoard and the report in Chromium; as root on Debian it installs that.
 	@{ command -v chromium && command -v chromedriver; } > /dev/null || [ "$$(id -u)" != 0 ] || \

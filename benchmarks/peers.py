@@ -16,12 +16,14 @@ import json
 import pathlib
 import statistics
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
 from loopwright.trainer import timing
 from loopwright.trainer.commands import benchmark
 from loopwright.trainer.commands.benchmark_row import Cell
+from loopwright.trainer.commands.machine import environment
 from loopwright.trainer.commit import replace_file
 from loopwright.trainer.errors import TrainingError
 
@@ -30,6 +32,7 @@ BENCHMARKS = pathlib.Path(__file__).resolve().parent
 ELSEWHERE = (("Orbit", ".venv-orbit", "orbit_loop.py"), ("PyTorch", ".venv-torch", "torch_loop.py"))
 #: What the others are compared with.
 OURS = "Loopwright, graph"
+FIT_ROW, FIT_ALONE = "fit, the benchmark's row", "fit, called by fit_alone.py"
 
 
 def workers(arguments: argparse.Namespace, absent: dict[str, str]) -> dict[str, benchmark.Worker]:
@@ -44,38 +47,51 @@ def workers(arguments: argparse.Namespace, absent: dict[str, str]) -> dict[str, 
     alone = [sys.executable, str(BENCHMARKS / "fit_alone.py"), *sizes, f"--epochs={arguments.laps + 1}", "--turns"]
     found = {
         OURS: benchmark.row_worker(cell, "graph"),
-        "fit, the benchmark's row": benchmark.row_worker(cell, "fit"),
-        "fit, called by fit_alone.py": benchmark.Worker("fit_alone.py", alone),
+        FIT_ROW: benchmark.row_worker(cell, "fit"),
+        FIT_ALONE: benchmark.Worker("fit_alone.py", alone),
     }
-    for name, environment, script in ELSEWHERE if arguments.model == "cnn" else ():
-        python = BENCHMARKS.parent / environment / "bin" / "python"
-        if python.exists():
+    for name, folder, script in ELSEWHERE:
+        python = BENCHMARKS.parent / folder / "bin" / "python"
+        if (arguments.model, arguments.dataset) != ("cnn", "benchmarks.images:cifar_shaped"):
+            absent[name] = "knows only cnn on images of CIFAR-10's shape"
+        elif python.exists():
             script_and_size = [str(BENCHMARKS / "peers" / script), str(arguments.batch_size), str(arguments.steps)]
             found[name] = benchmark.Worker(script, [str(python), *script_and_size])
         else:
-            absent[name] = f"no {environment}; make peers"
+            absent[name] = f"no {folder}; make peers"
     return found
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each peer: its figures, or why there are none."""
+    """A row for each peer: its figures, or why there are none. Raises TrainingError where the loop itself has none."""
     absent: dict[str, str] = {}
     versions: dict[str, str] = {}
     laps: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         running = {name: stack.enter_context(worker) for name, worker in workers(arguments, absent).items()}
-        for name, worker in list(running.items()):
+
+        @contextlib.contextmanager
+        def may_fail(name: str) -> Iterator[None]:
             try:
-                versions[name] = worker.read().get("version", importlib.metadata.version("keras"))
-                worker.lap(arguments.steps)
+                yield
             except TrainingError as error:
+                if name == OURS:
+                    raise
                 absent[name] = str(error)
-                del running[name]
+                running.pop(name)
+                laps.pop(name, None)
+
+        for name, worker in list(running.items()):
+            with may_fail(name):
+                versions[name] = worker.read().get("version", f"Keras {importlib.metadata.version('keras')}")
+                worker.lap(arguments.steps)
         for _ in range(arguments.laps):
-            for name, worker in running.items():
-                laps.setdefault(name, []).append(worker.lap(arguments.steps))
+            for name, worker in list(running.items()):
+                with may_fail(name):
+                    laps.setdefault(name, []).append(worker.lap(arguments.steps))
         for worker in running.values():
             worker.say("end")
+    versions[OURS] = importlib.metadata.version("loopwright")
     rows: list[dict[str, Any]] = [
         {
             "peer": name,
@@ -100,9 +116,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps in a lap")
     parser.add_argument("--laps", type=int, default=15)
     arguments = parser.parse_args()
-    rows = measure(arguments)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    try:
+        rows = measure(arguments)
+    except TrainingError as error:
+        sys.exit(f"peers.py: {error}")
     sizes = {name: getattr(arguments, name) for name in ("dataset", "model", "batch_size", "steps", "laps")}
-    result = {**sizes, "precision": "float32", "rows": rows}
+    result = {**sizes, "precision": "float32", "environment": environment(), "rows": rows}
     replace_file(arguments.output / "peers.json", json.dumps(result, indent=1) + "\n")
     for row in rows:
         print(row["peer"], row.get("absent") or f"{row['ms_per_step']:.3g} ms a step", sep=": ")

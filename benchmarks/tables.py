@@ -25,9 +25,12 @@ PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
 #: The results that make up the matrix, in order, as far as they are there.
 MATRIX = ("mlp", "cnn")
 
+GPU_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
 #: The widest interval, half of it, of a quiet machine.
 QUIET = 0.1
-#: What the project set out to reach: model, batch size, precision, loop, against what, at least (at most for the floor).
+#: What the project set out to reach: model, batch size, precision, loop, against what, at least (at most for the floor and
+#: for memory, which is measured against that of `fit`).
 AIMS = (
     ("cnn", 32, "float32", "graph", "fit", 1.15),
     ("cnn", 32, "float32", "graph", "fit_tuned", 1.1),
@@ -35,11 +38,14 @@ AIMS = (
     ("mlp", 32, "float32", "xla", "fit", 5.0),
     ("mlp", 32, "float32", "xla", "fit_tuned", 1.9),
     ("mlp", 32, "float32", "graph", "fit", 1.8),
+    ("cnn", 32, "float32", "graph", "memory", 1.05),
+    ("mlp", 32, "float32", "graph", "memory", 1.05),
+    ("mlp", 32, "float32", "xla", "memory", 1.05),
 )
 
 
 def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
-    """All results: the matrix as one benchmark.json, and `peers` (peers.py) where they are."""
+    """All results: the matrix as one benchmark.json, and `peers` (peers.py) and `gpu` (gpu.py) where they are."""
     paths = [results / name / "benchmark.json" for name in MATRIX]
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     merged = {**parts[0]}
@@ -48,6 +54,13 @@ def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
     merged["method"] = {**parts[0]["method"], "fit_grid": [g for part in parts for g in part["method"]["fit_grid"]]}
     peers = [results / name / "peers.json" for name in MATRIX]
     merged["peers"] = [json.loads(path.read_text(encoding="utf-8")) for path in peers if path.is_file()]
+    merged["gpu"] = {"rows": [], "parity": {}}
+    for path in sorted((results / "gpu").glob("*/*.json")):
+        written = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "parity.json":
+            merged["gpu"]["parity"][path.parent.name] = written
+        else:
+            merged["gpu"]["rows"] += written["rows"]
     return merged
 
 
@@ -128,23 +141,26 @@ def aims(result: Mapping[str, Any]) -> str:
     rows = {(row["model"], row["batch_size"], row["precision"], row["loop"]): row for row in result["rows"]}
     lines = []
     for model, batch_size, precision, loop, base, aim in AIMS:
-        row, other = rows.get((model, batch_size, precision, loop)), rows.get((model, batch_size, precision, base))
+        row = rows.get((model, batch_size, precision, loop))
+        other = rows.get((model, batch_size, precision, "fit" if base == "memory" else base))
         if row is None or other is None:
             continue
-        pair = (row, other) if base == "floor" else (other, row)
-        measured = timing.ratio(*(one["laps_ms"] for one in pair))
-        low, high = timing.ratio_interval(*output.pair(*(one["laps_ms"] for one in pair)))
-        reached = measured <= aim if base == "floor" else measured >= aim
-        what = (
-            f"`{loop}` takes at most {aim}× the floor" if base == "floor" else f"`{loop}` is {aim}× as fast as `{base}`"
-        )
-        lines.append(
-            [
-                f"{model}, batch {batch_size}, {precision}: {what}",
-                f"{measured:.2f} ({low:.2f}–{high:.2f})",
-                "yes" if reached else "no",
-            ]
-        )
+        if base == "memory":
+            measured = row["peak_memory_mb"] / other["peak_memory_mb"]
+            text, what, reached = (
+                f"{measured:.2f}",
+                f"`{loop}` takes at most {aim}× the memory of `fit`",
+                measured <= aim,
+            )
+        else:
+            pair = (row, other) if base == "floor" else (other, row)
+            laps = output.pair(*(one["laps_ms"] for one in pair))
+            measured, (low, high) = timing.ratio(*laps), timing.ratio_interval(*laps)
+            text = f"{measured:.2f} ({low:.2f}–{high:.2f})"
+            at_most = f"`{loop}` takes at most {aim}× the floor"
+            what = at_most if base == "floor" else f"`{loop}` is {aim}× as fast as `{base}`"
+            reached = measured <= aim if base == "floor" else measured >= aim
+        lines.append([f"{model}, batch {batch_size}, {precision}: {what}", text, "yes" if reached else "no"])
     return table(["aim", "measured", "reached"], lines)
 
 
@@ -193,7 +209,9 @@ def alone(result: Mapping[str, Any]) -> str:
     lines = []
     for one in result["peers"]:
         laps = {row["peer"]: row["laps_ms"] for row in one["rows"] if "laps_ms" in row}
-        row, script = (times for name, times in laps.items() if name.startswith("fit,"))
+        row, script = (laps.get(name) for name in ("fit, the benchmark's row", "fit, called by fit_alone.py"))
+        if row is None or script is None:
+            continue
         low, high = timing.ratio_interval(row, script)
         lines.append([output.title_of(one), f"{timing.ratio(row, script):.3f} ({low:.3f}–{high:.3f})"])
     return table(["job", "time of the row `fit` ÷ time of `fit_alone.py`"], lines)
@@ -217,7 +235,30 @@ def headline(result: Mapping[str, Any]) -> str:
     )
 
 
-PARTS = {part.__name__: part for part in (machine, matrix, outcome, aims, grid, alone, peers, headline)}
+def gpu(result: Mapping[str, Any]) -> str:
+    """What `make gpu` found on a GPU: speed against `fit` at the larger batch, and what parity said."""
+    found = {
+        (row["precision"], row["loop"]): row for row in result["gpu"]["rows"]
+    }  # the last batch size is the largest
+    lines = []
+    for loop in ("graph", "xla"):
+        rows = [found.get((precision, loop)) for precision in GPU_PRECISIONS]
+        texts = ["unmeasured" if row is None else output.ratio_text(row, "fit") for row in rows]
+        lines.append([f"`{loop}` against `fit`, {rows[0]['model']}" if rows[0] else f"`{loop}` against `fit`", *texts])
+    for loop in ("graph", "xla"):
+        texts = []
+        for precision in GPU_PRECISIONS:
+            certificate = result["gpu"]["parity"].get(f"parity-{loop}-{precision}")
+            if certificate is None:
+                texts.append("unmeasured")
+            else:
+                difference = "identical" if certificate["identical"] else f"{certificate['max_abs_difference']:.1e}"
+                texts.append(difference if certificate["holds"] else f"fails: {difference}")
+        lines.append([f"parity of `{loop}`", *texts])
+    return table(["on a GPU", *GPU_PRECISIONS], lines)
+
+
+PARTS = {part.__name__: part for part in (machine, matrix, outcome, aims, grid, alone, peers, gpu, headline)}
 
 
 def render(page: str, result: Mapping[str, Any]) -> str:

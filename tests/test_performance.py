@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loopwright import flags
-from loopwright.trainer.commands import benchmark, parity
+from loopwright.trainer.commands import benchmark, benchmark_row, parity
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,83 @@ def test_peer_that_is_not_there_is_absent(
     peers["workers"](argparse.Namespace(model="cnn", **sizes), absent)
     assert absent == {"Orbit": "no .venv-orbit; make peers", "PyTorch": "no .venv-torch; make peers"}
     assert started == ["graph", "fit", "fit_alone.py"]
+
+
+def test_gpu_table_holds_what_was_found(tables: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    assert tables["gpu"](tables["load"]()).count("unmeasured") == 12
+    rows = [
+        {"loop": loop, "model": "cnn", "precision": "float32", "ratio_to_fit": 1.5, "ratio_to_fit_interval": [1.4, 1.6]}
+        for loop in ("graph", "xla")
+    ]
+    parity = {
+        "parity-graph-float32": {"identical": True, "max_abs_difference": 0.0, "holds": True},
+        "parity-xla-float32": {"identical": False, "max_abs_difference": 2e-3, "holds": False},
+    }
+    text = tables["gpu"]({"gpu": {"rows": rows, "parity": parity}})
+    assert text.count("unmeasured") == 8
+    for part in ("1.50 (1.40–1.60)", "identical", "fails: 2.0e-03"):
+        assert part in text
+
+
+ANSWERING = """
+import json, sys
+print(json.dumps({"time_to_first_step_s": 1.0, "version": "1"}), flush=True)
+for lap, line in enumerate(sys.stdin):
+    if line.strip() == "end":
+        print(json.dumps({"peak_memory_mb": 9.0}), flush=True)
+        break
+    if lap == int(sys.argv[1]):
+        sys.exit("out of memory")
+    print(json.dumps({"seconds": 1.0}), flush=True)
+"""
+
+
+def answering(name: str, *, dies_at: int = -1) -> benchmark.Worker:
+    """A process that answers as a row does, and dies at a lap."""
+    return benchmark.Worker(name, [sys.executable, "-c", ANSWERING, str(dies_at)])
+
+
+@pytest.mark.parametrize("lap", [0, 2, 4])
+def test_peer_that_dies_is_absent_and_the_others_go_on(repository: pathlib.Path, lap: int) -> None:
+    peers = runpy.run_path(str(repository / "benchmarks" / "peers.py"))
+    started = {"Loopwright, graph": answering("graph"), "fit": answering("fit"), "Orbit": answering("o", dies_at=lap)}
+    peers["measure"].__globals__["workers"] = lambda arguments, absent: started
+    rows = peers["measure"](argparse.Namespace(steps=1, laps=4))
+    assert [(row["peer"], len(row.get("laps_ms", ()))) for row in rows] == [
+        ("Loopwright, graph", 4),
+        ("fit", 4),
+        ("Orbit", 0),
+    ]
+    assert "out of memory" in rows[-1]["absent"]
+
+
+@pytest.mark.parametrize("lap", [0, 1, 3])
+def test_row_that_dies_is_told_of_and_the_others_are_kept(monkeypatch: pytest.MonkeyPatch, lap: int) -> None:
+    cell = benchmark.Cell(flags.Data(), flags.Model(), flags.Optimization(), flags.Benchmark(train_steps=1, repeats=3))
+    grid = [{"steps_per_execution": 1, "jit_compile": False, "ms_per_step": 1.0}]
+    search = f"import json; print(json.dumps({{'grid': {grid}}})); print(json.dumps({{'environment': {{}}}}))"
+
+    def row_worker(cell: Any, row: str, options: Any = None, **more: Any) -> benchmark.Worker:
+        if row == "search":
+            return benchmark.Worker(row, [sys.executable, "-c", search])
+        return answering(row, dies_at=lap if row in failing else -1)
+
+    monkeypatch.setattr(benchmark, "row_worker", row_worker)
+    kept: list[int] = []
+    failing = {"xla"}
+    result = benchmark._measure([cell, cell], lambda result: kept.append(len(result["rows"])))
+    assert [row["loop"] for row in result["rows"]] == ["fit", "fit_tuned", "graph", "auto", "floor"] * 2
+    assert [(row["loop"], "out of memory" in row["reason"]) for row in result["failed"]] == [("xla", True)] * 2
+    assert kept == [5, 10]
+    failing = {"graph"}
+    with pytest.raises(benchmark.TrainingError, match="out of memory"):
+        benchmark._measure([cell], lambda result: None)
+
+
+def test_search_of_fit_takes_whole_executions() -> None:
+    for k in benchmark_row.STEPS_PER_EXECUTION:
+        assert benchmark_row.search_steps(k) % k == 0
+        assert 25 <= benchmark_row.search_steps(k) <= 50
 
 
 @pytest.mark.slow

@@ -149,6 +149,10 @@ def step_from_keras(model: keras.Model, batch_spec: Mapping[str, Any]) -> Step:
 
 #: What Keras calls between steps, where the compiled loop calls nothing.
 _BETWEEN_STEPS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+#: What Keras calls around its own evaluation and prediction.
+_ELSEWHERE = tuple(
+    f"on_{what}_{part}" for what in ("test", "predict") for part in ("begin", "end", "batch_begin", "batch_end")
+)
 
 #: Callbacks that do in their own way what a run has its way for.
 _INSTEAD = {
@@ -162,18 +166,19 @@ _INSTEAD = {
 
 
 def keras_callback(
-    callback: keras.callbacks.Callback, state: TrainState, *, steps_per_epoch: int, evaluate: Any = None
+    callback: keras.callbacks.Callback, state: TrainState, *, steps_per_epoch: int, num_steps: int, evaluate: Any = None
 ) -> tuple[every, at_end]:
     """The hooks that run a Keras callback, for callbacks that need only the model and logs.
 
-        hooks=[every(n, evaluate), *keras_callback(callback, state, steps_per_epoch=n, evaluate=evaluate)]
+        hooks=[every(n, evaluate), *keras_callback(callback, state, steps_per_epoch=n, num_steps=N, evaluate=evaluate)]
 
-    Training begins here: make the hooks when the state is restored, so that epochs are numbered from where it stands. Logs
-    are the means since metrics were last read by a hook, and the newest evaluation's as `val_<name>` where `evaluate` (an
-    `Evaluate` hook) is given. What the callback itself remembers is in no checkpoint; `early_stop` and
-    `reduce_on_plateau` are there for that.
+    Training begins here: make the hooks when the state is restored, so that epochs are numbered from where it stands.
+    `num_steps` is that of `train`: after its last epoch none begins. Logs are the means since metrics were last read by a
+    hook, and the newest evaluation's as `val_<name>` where `evaluate` (an `Evaluate` hook) is given. What the callback
+    itself remembers is in no checkpoint; `early_stop` and `reduce_on_plateau` are there for that.
 
-    Raises TrainingError for callbacks that want to be called between steps, or that save or log in a way of their own.
+    Raises TrainingError for callbacks that want to be called between steps or around Keras's own evaluation, or that save
+    or log in a way of their own.
     """
     name = type(callback).__name__
     for kind in type(callback).__mro__:
@@ -185,10 +190,13 @@ def keras_callback(
             f"keras_callback({name}): wants {between[0]}, but the compiled loop calls nothing between steps; "
             "write a hook and use every(1, hook)"
         )
+    elsewhere = [method for method in _ELSEWHERE if _overrides(callback, method)]
+    if elsewhere:
+        raise TrainingError(f"keras_callback({name}): wants {elsewhere[0]}, which the loop never calls; write a hook")
     state.model.optimizer = state.optimizer
     state.model.stop_training = False
     callback.set_model(state.model)
-    callback.set_params({"verbose": 0, "epochs": 1, "steps": steps_per_epoch})
+    callback.set_params({"verbose": 0, "epochs": -(-num_steps // steps_per_epoch), "steps": steps_per_epoch})
     callback.on_train_begin({})
     callback.on_epoch_begin(int(state.step) // steps_per_epoch, {})
 
@@ -200,7 +208,8 @@ def keras_callback(
         callback.on_epoch_end(epoch - 1, logs)
         if state.model.stop_training:
             raise StopTraining(f"{name} asked to stop")
-        callback.on_epoch_begin(epoch, {})
+        if int(state.step) < num_steps:
+            callback.on_epoch_begin(epoch, {})
 
     return every(steps_per_epoch, epoch_end, at_last=False), at_end(lambda state, metrics: callback.on_train_end({}))
 

@@ -34,9 +34,9 @@ class Accumulated(tf.Module):
 class GradientStep:
     """The GradientTape step: loss, gradients, one update of the optimizer.
 
-    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. One that does skips the
-    update of a batch whose gradients aren't finite, and metrics that aren't either count for nothing. Clipping, weight
-    decay and averages of weights belong to the optimizer (`make_optimizer`).
+    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. One that does skips an
+    update whose gradients aren't finite; metrics that aren't count for nothing, and moving statistics that a batch would
+    leave so are put back. Clipping, weight decay and averages of weights belong to the optimizer (`make_optimizer`).
 
     Args:
       objective: gives the loss and the metrics.
@@ -45,8 +45,8 @@ class GradientStep:
       norms: adds `gradient_norm` (before clipping), `parameter_norm` (before the update) and `update_norm` to the metrics:
         global L2 norms, a number an update. It costs a copy of the variables.
       scale_floor: the loss scale of a `LossScaleOptimizer` never falls below this.
-      skip_nonfinite: leaves out, inside the compiled step, the update of a batch whose gradients aren't finite, and what
-        such a batch did to moving statistics. The step count goes on.
+      skip_nonfinite: leaves out, inside the compiled step, an update whose gradients aren't finite (with accumulation, that
+        of all its batches), and what a batch with such gradients did to moving statistics. The step count goes on.
     """
 
     objective: Objective
@@ -69,27 +69,31 @@ class GradientStep:
         return extras
 
     def __call__(self, state: TrainState, batch: Batch) -> dict[str, Metric]:
-        statistics = [variable for variable in state.model.weights if not variable.trainable]
-        kept = [(variable, tf.identity(variable)) for variable in statistics] if self.skip_nonfinite else []
+        scaling = scales(state.optimizer)
+        guarded = self.skip_nonfinite or scaling
+        statistics = [variable for variable in state.model.weights if not variable.trainable] if guarded else []
+        kept = [tf.identity(variable) for variable in statistics]
         with tf.GradientTape() as tape:
             outputs = self.objective(state.model, batch, training=True)
             scaled = state.optimizer.scale_loss(outputs.loss)
         gradients = tape.gradient(scaled, state.model.trainable_variables)
-        take = self._update if self.accumulation == 1 else self._accumulate
-        if not self.skip_nonfinite:
-            metrics = outputs.metrics | take(state, gradients)
-            return _finite(metrics) if scales(state.optimizer) else metrics
-        each = _are_finite(gradients)
-        finite = tf.reduce_all(each)
-        for variable, value in kept:
+        # Gradients that overflow by the loss scale alone say nothing against the statistics, and `fit` keeps them.
+        seen = statistics if scaling else gradients
+        finite = tf.reduce_all(_are_finite(seen)) if statistics else True
+        for variable, value in zip(statistics, kept, strict=True):
             variable.assign(tf.where(finite, variable, value))
-        if scales(state.optimizer):  # It must see them, to lower its scale, and skips by itself.
-            return _finite(outputs.metrics | take(state, gradients))
-        state.extras["skips"].count(each)
-        return _finite(outputs.metrics | tf.cond(finite, lambda: take(state, gradients), self._no_norms))
+        metrics = outputs.metrics | (self._update if self.accumulation == 1 else self._accumulate)(state, gradients)
+        return _finite(metrics) if guarded else metrics
 
     def _update(self, state: TrainState, gradients: list[Any]) -> dict[str, Metric]:
-        """One update of the optimizer; gives the norms where they are asked for."""
+        """One update of the optimizer, or none where that skips it; gives the norms where they are asked for."""
+        if not self.skip_nonfinite or scales(state.optimizer):  # which must see such gradients, and skips by itself
+            return self._apply(state, gradients)
+        each = _are_finite(gradients)
+        state.extras["skips"].count(each)
+        return tf.cond(tf.reduce_all(each), lambda: self._apply(state, gradients), self._no_norms)
+
+    def _apply(self, state: TrainState, gradients: list[Any]) -> dict[str, Metric]:
         variables = state.model.trainable_variables
         scale = state.optimizer.scale_loss(tf.constant(1.0))  # read now: the update may change it
         before = [tf.identity(variable) for variable in variables] if self.norms else []

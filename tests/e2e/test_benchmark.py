@@ -151,6 +151,12 @@ def test_tables_call_a_tie_a_tie_and_name_the_fastest_flags(capsys: pytest.Captu
     assert benchmark_output.ratio_text(by_loop["fit"], "fit") == "1"
 
 
+def test_ratio_of_a_slow_row_lies_in_its_interval() -> None:
+    rows = cell_rows(fit=[1.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0], fit_tuned=[1.0] * 7, xla=[10.0, 10.0, 11.0])
+    low, high = rows[-1]["ratio_to_fit_interval"]
+    assert low <= rows[-1]["ratio_to_fit"] <= high
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

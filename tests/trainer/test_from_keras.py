@@ -401,7 +401,7 @@ def train_with(callback: Any, *, num_steps: int = 20, losses: list[float] | None
 
     hooks = [
         trainer.every(epoch, scripted if losses else evaluate),
-        *trainer.keras_callback(callback, state, steps_per_epoch=epoch, evaluate=evaluate),
+        *trainer.keras_callback(callback, state, steps_per_epoch=epoch, num_steps=num_steps, evaluate=evaluate),
     ]
     trainer.train(
         state, feed, trainer.gradient_step(objective), num_steps=num_steps, execution=trainer.graph(), hooks=hooks
@@ -417,9 +417,20 @@ def test_keras_callback_is_called_as_fit_calls_it() -> None:
         on_epoch_end=lambda epoch, logs: seen.append((epoch, set(logs))),
         on_train_end=lambda logs: seen.append("end"),
     )
-    train_with(callback, num_steps=12)
-    names = {"loss", "accuracy", "val_loss", "val_accuracy"}
-    assert seen == ["begin", 0, (0, names), 1, (1, names), 2, "end"]
+    given = data()
+    steps = feed_of(given).steps_per_epoch
+    state = train_with(callback, num_steps=2 * steps)
+    by_loop, callback_params = seen.copy(), callback.params
+    seen.clear()
+    state.model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    sizes = {"epochs": 2, "batch_size": 8, "verbose": 0}
+    pair = (given["x"], given["y"])
+    state.model.fit(*pair, validation_data=pair, steps_per_epoch=steps, callbacks=[callback], **sizes)
+    assert by_loop == seen
+    assert callback_params == callback.params
+    seen.clear()
+    train_with(callback, num_steps=2 * steps + 2)
+    assert seen[-2:] == [2, "end"]  # an epoch that begins and has no end
 
 
 def test_keras_early_stopping_stops_and_restores_the_best_weights() -> None:
@@ -439,12 +450,16 @@ def test_keras_early_stopping_stops_and_restores_the_best_weights() -> None:
 @pytest.mark.slow
 def test_keras_rate_callbacks_change_the_rate_and_know_the_epoch_of_a_resumed_run() -> None:
     state = train_with(keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / 2**epoch), num_steps=10)
-    assert float(state.optimizer.learning_rate) == pytest.approx(0.1 / 4)
+    assert float(state.optimizer.learning_rate) == pytest.approx(0.1 / 2)
     state = train_with(keras.callbacks.LearningRateScheduler(lambda epoch: 1.0 + epoch), num_steps=15, state=state)
-    assert float(state.optimizer.learning_rate) == pytest.approx(4.0)
+    assert float(state.optimizer.learning_rate) == pytest.approx(3.0)
     callback = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1)
     state = train_with(callback, num_steps=15, losses=[0.1, 0.2, 0.05])
     assert float(state.optimizer.learning_rate) == pytest.approx(0.005)
+
+
+class AfterTests(keras.callbacks.Callback):
+    def on_test_end(self, logs: Any = None) -> None: ...
 
 
 class Batchwise(keras.callbacks.Callback):
@@ -459,10 +474,11 @@ class Batchwise(keras.callbacks.Callback):
         (lambda: keras.callbacks.TensorBoard("t"), "TensorBoard.*trainer.TensorBoard"),
         (lambda: keras.callbacks.CSVLogger("c.csv"), "CSVLogger.*JsonLines"),
         (lambda: keras.callbacks.TerminateOnNaN(), "TerminateOnNaN.*on_batch_end"),
+        (AfterTests, "AfterTests.*on_test_end.*never calls"),
         (Batchwise, "Batchwise.*on_train_batch_end.*every"),
         (lambda: keras.callbacks.LambdaCallback(on_train_batch_end=print), "LambdaCallback.*on_train_batch_end"),
     ],
 )
 def test_callback_that_needs_more_is_refused_by_name(make: Any, parts: str, make_state: Any) -> None:
     with pytest.raises(trainer.TrainingError, match=parts):
-        trainer.keras_callback(make(), make_state(), steps_per_epoch=5)
+        trainer.keras_callback(make(), make_state(), steps_per_epoch=5, num_steps=10)

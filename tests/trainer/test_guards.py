@@ -62,6 +62,33 @@ def test_skipped_update_leaves_weights_slots_and_moving_statistics(
     assert sum(np.isnan(values["loss"]) for values in means) == 2  # a window of nothing but skipped steps has no mean
 
 
+@pytest.mark.parametrize("sample", range(0, 70, 9))  # in every one of the places of an update's batches
+def test_update_of_several_batches_is_left_out_as_a_whole(
+    make_state: Any, objective: Any, poisoned: Any, sample: int
+) -> None:
+    step = trainer.gradient_step(objective, accumulation=2, skip_nonfinite=True)
+    state = make_state()
+    state.extras |= step.extras(state.model, state.optimizer)
+    weights: list[np.ndarray] = []
+    losses: list[float] = []
+
+    def watch(state: trainer.TrainState, metrics: Any) -> None:
+        weights.append(state.model.trainable_variables[0].numpy())
+        losses.append(float(metrics["loss"]))
+
+    trainer.train(
+        state, poisoned(sample), step, num_steps=10, execution=trainer.graph(1), hooks=[trainer.every(1, watch)]
+    )
+    bad = [int(np.isnan(losses[i : i + 2]).any()) for i in range(0, 10, 2)]
+    assert 1 <= sum(bad) <= 2
+    assert int(state.extras["skips"].total) == sum(bad)
+    assert int(state.optimizer.iterations) == 5 - sum(bad)
+    for update in range(1, 5):
+        assert np.array_equal(weights[2 * update + 1], weights[2 * update - 1]) == bool(bad[update])
+    assert all(not np.any(total.numpy()) for total in state.extras["accumulated"].sums)
+    assert first_nonfinite(tf.train.Checkpoint(model=state.model, optimizer=state.optimizer)) is None
+
+
 def test_skipping_changes_no_bit_where_all_is_finite(make_state: Any, objective: Any, make_feed: Any) -> None:
     hashes = []
     for skip in (False, True):

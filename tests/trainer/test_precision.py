@@ -14,11 +14,11 @@ from loopwright.data.feed import array_feed
 SPOILT_STEP = 3
 
 
-def dense_model(dropout: float = 0.2) -> keras.Model:
-    """Without batch norm, whose moving averages would keep an infinity that they have seen."""
+def dense_model(dropout: float = 0.2, *, norm: bool = False) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((4,)),
+            *([keras.layers.BatchNormalization()] if norm else []),
             keras.layers.Dense(8, activation="relu"),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(3, dtype="float32"),
@@ -90,9 +90,10 @@ def test_overflow_in_float16_halves_the_scale_and_skips_the_update(
 ) -> None:
     x, spoilt = spoil(samples[0], objective)
     feed = array_feed(x, samples[1], batch_size=8, shuffle=False)
-    state = make_state(dense_model, precision="mixed_float16")
+    state = make_state(lambda: dense_model(norm=True), precision="mixed_float16")
     step = trainer.gradient_step(spoilt)
     trainer.train(state, feed, step, num_steps=SPOILT_STEP, execution=execution)
+    statistics = numbers(state.model.non_trainable_weights)
     scale = float(state.optimizer.dynamic_scale)
     weights, slots = numbers(state.model.trainable_variables), numbers(state.optimizer.inner_optimizer.variables)
 
@@ -103,6 +104,10 @@ def test_overflow_in_float16_halves_the_scale_and_skips_the_update(
         assert np.array_equal(old, new)
     for old, new in zip(slots, numbers(state.optimizer.inner_optimizer.variables), strict=True):
         assert np.array_equal(old, new)
+    # A batch that overflows by itself leaves them alone; one that the scale alone makes overflow moves them, as in `fit`.
+    for old, new in zip(statistics, numbers(state.model.non_trainable_weights), strict=True):
+        assert np.array_equal(old, new) == (spoil is spoil_batch)
+        assert np.isfinite(new).all()
 
     trainer.train(state, feed, step, num_steps=SPOILT_STEP + 2, execution=execution)
     assert int(state.optimizer.iterations) == SPOILT_STEP + 1

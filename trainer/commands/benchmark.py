@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from loopwright import flags, models
@@ -59,9 +59,13 @@ def run(argv: Sequence[str]) -> int:
     if output is not None:
         benchmark_output.check_plots()
         workdir.make_folder("--output", output)
-    result = _measure(cells)
+
+    def keep(result: dict[str, Any]) -> None:
+        if output is not None:
+            replace_file(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
+
+    result = _measure(cells, keep)
     if output is not None:
-        replace_file(output / "benchmark.json", json.dumps(result, indent=1) + "\n")
         benchmark_output.draw(result, output / "benchmark.png")
         benchmark_output.write_tensorboard(result, output / "tensorboard")
     if benchmark.json:
@@ -71,7 +75,8 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _measure(cells: Sequence[Cell]) -> dict[str, Any]:
+def _measure(cells: Sequence[Cell], keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The result of all cells; `keep` is given what there is after each of them."""
     from rich.console import Console
 
     benchmark = cells[0].benchmark
@@ -82,6 +87,7 @@ def _measure(cells: Sequence[Cell]) -> dict[str, Any]:
         for number, cell in enumerate(cells, 1):
             name = f"[{number}/{len(cells)}] {benchmark_output.title_of(benchmark_output.key_of(cell))}"
             _measure_cell(cell, result, lambda text, name=name: status.update(f"{name}: {text}"))
+            keep(result)
     return result
 
 
@@ -95,37 +101,48 @@ def _measure_cell(cell: Cell, result: dict[str, Any], say: Any) -> None:
     result["method"]["fit_grid"].append({**key, "grid": grid})
     best = min((entry for entry in grid if entry["ms_per_step"] is not None), key=lambda entry: entry["ms_per_step"])
     tuned = {name: best[name] for name in ("steps_per_execution", "jit_compile")}
+    workers: dict[str, Worker] = {}
     laps: dict[str, list[float]] = {}
     facts: dict[str, dict[str, Any]] = {}
+
+    @contextlib.contextmanager
+    def may_fail(loop: str) -> Iterator[None]:
+        """A row that others don't stand on may end at any moment: it's told of, and the others go on."""
+        try:
+            yield
+        except TrainingError as error:
+            if loop in (*FITS, "graph") or error.exit_code == 2:
+                raise
+            result["failed"].append({**key, "loop": loop, "reason": str(error)})
+            workers.pop(loop)
+            laps.pop(loop)
+
     with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {}
         for loop in ROWS:
             say(f"starting {loop}")
-            worker = stack.enter_context(row_worker(cell, loop, tuned if loop == "fit_tuned" else {}))
-            try:
-                facts[loop] = worker.read() | ({"options": tuned} if loop == "fit_tuned" else {})
-            except TrainingError as error:
-                if loop in (*FITS, "graph") or error.exit_code == 2:
-                    raise
-                result["failed"].append({**key, "loop": loop, "reason": str(error)})
-            else:
-                workers[loop], laps[loop] = worker, []
+            workers[loop] = stack.enter_context(row_worker(cell, loop, tuned if loop == "fit_tuned" else {}))
+            laps[loop] = []
+            with may_fail(loop):
+                facts[loop] = workers[loop].read() | ({"options": tuned} if loop == "fit_tuned" else {})
         steps = dict.fromkeys(workers, cell.benchmark.train_steps)
         warm_up: dict[str, float] = {}
-        for loop, worker in workers.items():
+        for loop, worker in list(workers.items()):
             say(f"warm-up of {loop}")
-            warm_up[loop] = worker.lap(steps[loop] if loop in FITS else _tenth(steps[loop]))
-            if warm_up[loop] > SLOW * warm_up["fit"]:
-                steps[loop] = _tenth(steps[loop])
-            elif loop not in FITS:
-                worker.lap(steps[loop])
+            with may_fail(loop):
+                warm_up[loop] = worker.lap(steps[loop] if loop in FITS else _tenth(steps[loop]))
+                if warm_up[loop] > SLOW * warm_up["fit"]:
+                    steps[loop] = _tenth(steps[loop])
+                elif loop not in FITS:
+                    worker.lap(steps[loop])
         for repeat in range(cell.benchmark.repeats):
-            for loop, worker in workers.items():
+            for loop, worker in list(workers.items()):
                 if repeat < LAPS_OF_SLOW or warm_up[loop] <= SLOW * warm_up["fit"]:
                     say(f"repeat {repeat + 1} of {cell.benchmark.repeats}: {loop}")
-                    laps[loop].append(worker.lap(steps[loop]))
-        for loop, worker in workers.items():
-            facts[loop]["peak_memory_mb"] = worker.ask("end")["peak_memory_mb"]
+                    with may_fail(loop):
+                        laps[loop].append(worker.lap(steps[loop]))
+        for loop, worker in list(workers.items()):
+            with may_fail(loop):
+                facts[loop]["peak_memory_mb"] = worker.ask("end")["peak_memory_mb"]
     rows = benchmark_output.make_rows(key, laps, facts)
     result["rows"] += rows
     if cell.benchmark.curves:

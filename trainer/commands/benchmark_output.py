@@ -52,7 +52,7 @@ def make_rows(key: Key, laps: Mapping[str, list[float]], facts: Mapping[str, dic
         row = {"loop": loop, **key, "ms_per_step": median, "interval": timing.interval(times)}
         row["examples_per_second"] = key["batch_size"] / median * 1e3
         for base in ("fit", "fit_tuned"):
-            row[f"ratio_to_{base}"] = timing.ratio(laps[base], times)
+            row[f"ratio_to_{base}"] = timing.ratio(*pair(laps[base], times))
             row[f"ratio_to_{base}_interval"] = timing.ratio_interval(*pair(laps[base], times))
         rows.append({**row, **facts[loop], "laps_ms": times})
     return rows

@@ -179,6 +179,12 @@ def search_fit(row: Row) -> None:
     row.answer({"grid": grid})
 
 
+def search_steps(steps_per_execution: int) -> int:
+    """The steps of a short epoch: whole executions, since `fit` runs its last one to the end, too."""
+    k = steps_per_execution
+    return k * (_SEARCH_STEPS // k) if k > 1 else _SEARCH_STEPS // 2
+
+
 def _timed_fit(row: Row, **options: Any) -> Callable[[], float]:
     """A function that gives `fit`'s milliseconds a step: the faster of two short epochs."""
     import keras
@@ -186,7 +192,7 @@ def _timed_fit(row: Row, **options: Any) -> Callable[[], float]:
     network, batches = row.fitted(**options)
     k = options["steps_per_execution"]
     network.fit(batches, steps_per_epoch=k, verbose=0, shuffle=False)
-    steps = _SEARCH_STEPS if k > 1 else _SEARCH_STEPS // 2
+    steps = search_steps(k)
 
     def measure() -> float:
         marks: list[float] = []
