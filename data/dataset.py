@@ -21,6 +21,7 @@ from loopwright.data import array_records, augment, bad
 from loopwright.data.decoding import Keys, nbytes
 from loopwright.data.errors import DataError
 from loopwright.data.feed import Augmentation, Epochs, Feed, RandomAccessFeed
+from loopwright.data.image_folder import ImageFiles
 from loopwright.data.memory import MemorySource
 from loopwright.data.records import ARRAY_RECORD
 from loopwright.data.sequential import sequential_feed
@@ -101,7 +102,8 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over what both splits hold: name and version, features, sizes, first samples.
+        """16 hex digits of a SHA-256 over what both splits hold: name and version, features, sizes, first samples;
+        of a folder of images the list of its files, too.
 
         The same for every file format and every feed.
         """
@@ -109,6 +111,7 @@ class Dataset:
         splits = (self.train_split, self.eval_split)
         facts = [self.full_name, self.features.to_json(), self.class_names, dataclasses.asdict(self.keys)]
         facts += [[split, self.split(split).num_examples] for split in splits]
+        facts += [stored.listing for stored in map(self.split, splits) if isinstance(stored, ImageFiles)]
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
         for split in splits:
             places = self.bad(split)

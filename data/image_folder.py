@@ -115,6 +115,12 @@ class ImageFiles:
     def specs(self) -> dict[str, Any]:
         return {"x": tf.TensorSpec(self.shape, tf.uint8), "y": tf.TensorSpec([], tf.int64)}
 
+    @property
+    def listing(self) -> list[tuple[str, int, int]]:
+        """Name, class and bytes of every file: another list is another dataset."""
+        paths = map(pathlib.Path, self.paths)
+        return [(path.name, label, path.stat().st_size) for path, label in zip(paths, self.labels, strict=True)]
+
     def gather(self, index: tf.Tensor) -> dict[str, Any]:
         """The samples of places `[B]` int64."""
         paths = tf.gather(tf.constant(self.paths), index)

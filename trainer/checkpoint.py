@@ -50,6 +50,7 @@ class Checkpoint:
       evaluation: gives the metrics of the newest evaluation, which decide what is best.
       asynchronous: as a hook, only copies the state to host memory; a thread commits it. One save is in flight at most,
         and what fails is raised by the next call of the hook, of `check` or at the end of the `with` block.
+      abort_on_nonfinite: a state that isn't finite ends training, which can't mend it: saving raises TrainingError.
       hash_tensors: put the hash of every tensor into the manifest; `restore` compares them then.
       say: told, in a line, what is skipped or not saved.
     """
@@ -67,13 +68,15 @@ class Checkpoint:
         before_commit: Callable[[], None] = lambda: None,
         evaluation: Callable[[], Mapping[str, float]] = dict,
         asynchronous: bool = False,
+        abort_on_nonfinite: bool = False,
         hash_tensors: bool = False,
         say: Callable[[str], None] = say,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self.retention = Retention(self.directory, keep, keep_every, monitor)
         self.facts, self.before_commit, self.evaluation = dict(facts or {}), before_commit, evaluation
-        self.asynchronous, self.hash_tensors, self.say = asynchronous, hash_tensors, say
+        self.asynchronous, self.abort_on_nonfinite = asynchronous, abort_on_nonfinite
+        self.hash_tensors, self.say = hash_tensors, say
         self._background = Background()
         self._copy: tree.HostCopy | None = None
         self._step: int | None = None  # what was saved last, or restored
@@ -181,7 +184,12 @@ class Checkpoint:
         """Commits a tree, makes it the latest, and deletes what needn't be kept."""
         nonfinite = first_nonfinite(root)
         if nonfinite is not None:
-            self.say(f"step {step} is not saved: {nonfinite} has values that aren't finite")
+            refusal = f"step {step} is not saved: {nonfinite} has values that aren't finite"
+            if self.abort_on_nonfinite:
+                raise TrainingError(
+                    f"{refusal}; lower --learning_rate, or leave such updates out with --on_nonfinite=skip"
+                )
+            self.say(refusal)
             return
         folder = self._folder(step)
         with self._failure_told(step):

@@ -37,10 +37,13 @@ def choose(
 ) -> Choice:
     """Runs each candidate for a warm-up and `repeats` interleaved times `steps` steps, then puts every variable back.
 
-    The warm-up, a tenth of the steps, is all there is of a candidate that takes five times as long as another in it.
+    The warm-up, a tenth of the steps, is all there is of a candidate that takes five times as long as another in it. Where
+    the feed ends before, fewer steps are measured.
 
     Raises TrainingError when no candidate runs, or when the state isn't what it was, by hash.
     """
+    if getattr(feed, "end", None) is not None:
+        steps = max(1, min(steps, int((feed.end - int(state.step) - 1) / (repeats + 0.1))))
     before, hashes, names = state.tensors(), state.hashes(), state.window_names
     try:
         seconds, failed = _measure(state, step, feed, candidates, steps, repeats)

@@ -39,7 +39,7 @@ def replace_path(path: pathlib.Path, write: Callable[[pathlib.Path], object], *,
         write(temporary)
         _fsync(temporary)
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):  # What stopped the write may stop this too; the next start sweeps.
             temporary.unlink(missing_ok=True)
         raise

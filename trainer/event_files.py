@@ -6,6 +6,7 @@ holds `tfevents`, in the order of their names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -16,7 +17,8 @@ import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from loopwright.trainer.commit import replace_path
+from loopwright.trainer.commit import replace_path, sweep
+from loopwright.trainer.errors import TrainingError
 
 _VERSION = "brain.Event:2"
 _MARK = "tfevents"
@@ -36,14 +38,16 @@ class EventFile:
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / _next_name(folder)
-        self._writer = tf.io.TFRecordWriter(str(self.path))
+        with _told(self.path):
+            self._writer = tf.io.TFRecordWriter(str(self.path))
         self.write(Event(file_version=_VERSION))
         self.write(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, event: Event) -> None:
         """Writes an event; its wall time is now, unless it has one."""
         event.wall_time = event.wall_time or time.time()
-        self._writer.write(event.SerializeToString())
+        with _told(self.path):
+            self._writer.write(event.SerializeToString())
 
     def add(self, step: int, summary: Summary, wall_time: float | None = None) -> None:
         """Writes a summary at a step."""
@@ -51,7 +55,20 @@ class EventFile:
 
     def flush(self) -> None:
         """Hands everything to the operating system, which keeps it when this process is killed."""
-        self._writer.flush()
+        with _told(self.path):
+            self._writer.flush()
+
+
+@contextlib.contextmanager
+def _told(path: pathlib.Path) -> Iterator[None]:
+    """TensorFlow's error about a file, which is long and no OSError, in a line."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.rpartition("; ")[2].strip() or type(error).__name__
+        raise TrainingError(
+            f"{path} can't be written: {reason}; put that right, and the same command goes on from the newest checkpoint"
+        ) from error
 
 
 def event_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -70,6 +87,7 @@ def cut(folder: str | os.PathLike[str], step: int) -> None:
     A file that changes is written anew under a name that TensorBoard doesn't read, then renamed: a reader sees the old
     file or the new one.
     """
+    sweep(folder)
     for path in event_files(folder):
         kept = [record for record in _records(path) if Event.FromString(record).step <= step]
         if sum(len(record) + _FRAME for record in kept) != path.stat().st_size:
@@ -91,7 +109,7 @@ def _records(path: pathlib.Path) -> Iterator[bytes]:
 
 def _replace(path: pathlib.Path, records: Iterable[bytes]) -> None:
     def write(temporary: pathlib.Path) -> None:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
+        with _told(path), tf.io.TFRecordWriter(str(temporary)) as writer:
             for record in records:
                 writer.write(record)
 

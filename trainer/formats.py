@@ -22,6 +22,7 @@ import tensorflow as tf
 from loopwright.trainer import commit, inference
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.export import export_h5
+from loopwright.trainer.lock import in_turn
 from loopwright.trainer.optimizers import averaged_weights
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.twin import functional_twin
@@ -76,6 +77,11 @@ def export_all(export: Export, folder: str | os.PathLike[str], formats: Sequence
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with in_turn(folder):
+        return _export_all(export, folder, formats)
+
+
+def _export_all(export: Export, folder: pathlib.Path, formats: Sequence[str]) -> dict[str, Any]:
     commit.sweep(folder)
     staging = folder / f".tmp-{os.getpid()}-staging"
     staging.mkdir()
@@ -86,7 +92,7 @@ def export_all(export: Export, folder: str | os.PathLike[str], formats: Sequence
         for name in formats:
             commit.put_in_place(staging / FORMATS[name], folder / FORMATS[name])
     finally:
-        shutil.rmtree(staging)
+        shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps what is left
     manifest = _read_manifest(folder)
     manifest |= {"schema": commit.SCHEMA, "class_names": list(export.class_names), "outputs": export.output_name}
     for name in formats:
@@ -214,6 +220,13 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {"files": {}}
     return manifest
+
+
+def forget(folder: pathlib.Path, name: str) -> None:
+    """Takes a file that is about to be replaced, unchecked, out of the manifest."""
+    manifest = _read_manifest(folder)
+    if manifest["files"].pop(name, None) is not None:
+        commit.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _fingerprint(path: pathlib.Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import random
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from loopwright.trainer import commit
@@ -56,7 +56,7 @@ def run_until(command: Sequence[str], workdir: pathlib.Path, said: pathlib.Path,
         try:
             ended = _wait(process, lambda: last_step(workdir) >= kill.step)
             if kill.in_save and not ended:
-                ended = _wait(process, lambda: any((workdir / "checkpoints").glob(".tmp-*")))
+                ended = _wait(process, lambda: any((workdir / "checkpoints").glob(f".tmp-{process.pid}-*")))
             if not ended:
                 time.sleep(kill.delay)
         finally:
@@ -85,14 +85,20 @@ def last_step(workdir: pathlib.Path) -> int:
     return int(steps[-1]) if steps else 0
 
 
-def phase(workdir: pathlib.Path, began_at: int, eval_every: int | None = None) -> str:
+def unfinished(workdir: pathlib.Path) -> set[str]:
+    """The names of what a killed process left half-made beside the checkpoints; the next start sweeps it."""
+    return {path.name for path in (workdir / "checkpoints").glob(".*")}
+
+
+def phase(workdir: pathlib.Path, began_at: int, eval_every: int | None = None, *, earlier: Collection[str] = ()) -> str:
     """In which phase a run was killed, as its folder tells.
 
     Args:
       began_at: the newest step in the log of samples before the run was started.
       eval_every: steps between evaluations; None for one an epoch.
+      earlier: what was unfinished before the run was started.
     """
-    left = [path.name for path in (workdir / "checkpoints").glob(".*")]
+    left = unfinished(workdir) - set(earlier)
     if any("-deleted-" in name for name in left):
         return "deletion"
     if left:

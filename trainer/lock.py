@@ -36,3 +36,14 @@ def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def in_turn(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Waits until no other process is in such a block for the folder, by `flock` of its file `lock`, which stays."""
+    descriptor = os.open(pathlib.Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -166,7 +166,8 @@ def _check_hdf5(file: h5py.File, size: int) -> int:
         plist = item.id.get_create_plist()
         if any(plist.get_filter(number)[0] not in _OWN_FILTERS for number in range(plist.get_nfilters())):
             raise Refused(f"is packed with a filter that isn't HDF5's own ({name})")
-        declared += math.prod(item.shape or ()) * item.dtype.itemsize
+        # A chunk, which may be larger than what is in it, is unpacked whole.
+        declared += max(math.prod(item.shape or ()), math.prod(item.chunks or ())) * item.dtype.itemsize
         _check_expansion(declared, size, name)
     return declared
 

@@ -70,9 +70,11 @@ class AbortOnSkips:
             return
         skips = state.extras["skips"]
         total, longest = int(skips.total), int(skips.longest)
+        skips.longest.assign(
+            skips.in_row
+        )  # at every call, so that the state at a step doesn't depend on how long calls are
         if total == int(skips.told):
             return
-        skips.longest.assign(skips.in_row)
         skips.told.assign(total)
         variable = state.model.trainable_variables[int(skips.first)].path
         where, remedy = f"the gradient of {variable} is not finite", "lower --learning_rate"

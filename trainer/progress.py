@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -80,9 +80,12 @@ class Progress:
             vertical_overflow="crop",
         )
 
-    def start(self, step: int) -> None:
-        """Tells where training starts, so that the time left counts from there."""
+    def start(self, step: int, records: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Tells where training starts, so that the time left counts from there, and what was recorded up to it."""
         self._bar.reset(self._task, total=self.num_steps, completed=step)
+        for record in records:
+            if record["split"] == "eval":
+                self._keep_best(record["step"], record)
 
     def __enter__(self) -> Progress:
         if self._moves:
@@ -113,7 +116,7 @@ class Progress:
             self._learning_rate = f"  lr {record.values['learning_rate']:.2g}"
         if record.split == "eval":
             self._eval = phrase(record.values)
-            self._keep_best(record)
+            self._keep_best(record.step, record.values)
         if self.mode == "none" or (self._moves and record.split != "eval"):
             return
         line = f"step {record.step:>{len(str(self.num_steps))}}  {record.split:<5}  {phrase(record.values)}"
@@ -122,11 +125,11 @@ class Progress:
         text = Text(line, no_wrap=True, overflow="ellipsis") if self._moves else Text(line)
         self.console.print(text, soft_wrap=not self._moves)
 
-    def _keep_best(self, record: Record) -> None:
-        value, sign = record.values.get(self.monitor), -1 if "loss" in self.monitor else 1
+    def _keep_best(self, step: int, values: Mapping[str, Any]) -> None:
+        value, sign = values.get(self.monitor), -1 if "loss" in self.monitor else 1
         if value is not None and (self._best is None or sign * value > sign * self._best):
             self._best = value
-            self._best_text = f"best {self.monitor} {value:.4f} at step {record.step}"
+            self._best_text = f"best {self.monitor} {value:.4f} at step {step}"
 
     def _view(self) -> RenderableType:
         task = self._bar.tasks[0]

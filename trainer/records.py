@@ -86,10 +86,10 @@ class JsonLines:
         self.path = pathlib.Path(path)
         self._file: Any = None
 
-    def newest(self) -> float | None:
-        """The wall time of the newest whole record; None where there is none."""
+    def read(self) -> list[dict[str, Any]]:
+        """The whole records that are there; half a last line, which a killed process left, isn't one."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        return max((json.loads(line)["wall_time"] for line in lines if line.endswith("\n")), default=None)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def cut(self, step: int) -> None:
         """Takes out the records past a step, which a run that goes on from there writes again; and half a last line."""

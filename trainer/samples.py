@@ -28,6 +28,7 @@ class SampleLog:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path)
         self._file: Any = None
+        self._failure: OSError | None = None
 
     def cut(self, step: int) -> None:
         """Takes out the lines past a step, which a run that goes on from there writes again; and half a last line."""
@@ -48,14 +49,19 @@ class SampleLog:
         return one
 
     def flush(self) -> None:
-        """Puts what was written on the disk: a checkpoint is committed after it."""
+        """Puts what was written on the disk: a checkpoint is committed after it. Raises what writing failed with."""
+        if self._failure is not None:
+            raise self._failure
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def _write(self, step: np.ndarray, index: np.ndarray, *inputs: np.ndarray) -> None:
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8", buffering=1)
         checksum = 0
         for tensor in inputs:
             checksum = zlib.crc32(tensor.tobytes(), checksum)
-        self._file.write(json.dumps({"step": int(step), "index": index.tolist(), "crc32": checksum}) + "\n")
+        line = json.dumps({"step": int(step), "index": index.tolist(), "crc32": checksum}) + "\n"
+        try:
+            self._file = self._file or self.path.open("a", encoding="utf-8", buffering=1)
+            self._file.write(line)
+        except OSError as error:  # An error of a function inside a graph is many lines long, so `flush` raises it.
+            self._failure = self._failure or error

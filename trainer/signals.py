@@ -32,7 +32,8 @@ class Interrupted(Exception):
 class SaveOnSignal:
     """A hook, the last of the list, that saves and raises `Interrupted` after the call in which a signal came.
 
-    As a context manager it catches SIGTERM and SIGINT inside the block, and gives them back to the former handlers after it.
+    As a context manager it catches SIGTERM and SIGINT inside the block, and gives them back to the former handlers after it;
+    one that came after the last call raises `Interrupted` at the end of the block.
     A Python handler runs when TensorFlow's call returns; so a thread that the C handler wakes (`signal.set_wakeup_fd`)
     listens, and a second signal ends the process within a millisecond: what is committed stays, the rest is lost.
     """
@@ -43,6 +44,7 @@ class SaveOnSignal:
         self.checkpoint = checkpoint
         self._signum: int | None = None
         self._former: dict[int, Any] = {}
+        self._step = 0
 
     def __enter__(self) -> SaveOnSignal:
         self._ours, theirs = socket.socketpair()
@@ -61,6 +63,14 @@ class SaveOnSignal:
         self._wakes.close()  # Ends the thread.
         self._thread.join()
         self._ours.close()
+        if exc_info[0] is None:  # A signal after the last call: all is saved.
+            self._raise(saved=True)
+
+    def _raise(self, *, saved: bool) -> None:
+        """Raises `Interrupted` for the signal that came, if one came, and only once."""
+        signum, self._signum = self._signum, None
+        if signum is not None:
+            raise Interrupted(signum, self._step, saved=saved)
 
     def _catch(self, signum: int, frame: FrameType | None) -> None:
         """The Python handler: a signal that comes between two calls counts at once, before the thread has woken."""
@@ -82,9 +92,9 @@ class SaveOnSignal:
 
     def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
         self.checkpoint.check()
+        self._step = int(state.step)
         if self._signum is not None:
-            saved = self.checkpoint.save(state) is not None
-            raise Interrupted(self._signum, int(state.step), saved=saved)
+            self._raise(saved=self.checkpoint.save(state) is not None)
 
 
 class ShortCalls:

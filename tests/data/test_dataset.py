@@ -1,6 +1,7 @@
 """From names and flags to datasets: keys, kinds of feeds, fingerprints, image folders, users' functions, mistakes."""
 
 import pathlib
+import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -200,6 +201,15 @@ def test_folder_of_images_feeds(images: pathlib.Path, same: Callable[..., None])
     for one, other in zip(memory().take(5), streaming().take(5), strict=True):
         same(one, other)
     assert len(np.unique(dataset.labels("train"))) == 2
+
+
+def test_fingerprint_of_a_folder_of_images_knows_every_file(images: pathlib.Path) -> None:
+    copy = pathlib.Path(shutil.copytree(images, images.with_name("copy")))
+    before = data.load(f"folder:{copy}").fingerprint
+    assert data.load(f"folder:{copy}").fingerprint == before
+    path = copy / "test" / "dog" / "2.png"
+    path.write_bytes(tf.io.encode_png(np.zeros((6, 5, 3), np.uint8)).numpy())
+    assert data.load(f"folder:{copy}").fingerprint != before
 
 
 def test_flat_folder_is_one_split(images: pathlib.Path) -> None:

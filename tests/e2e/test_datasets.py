@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+
+from loopwright import data
+from loopwright.data import image_folder
 
 QUICK = ("--model=mlp", "--train_steps=6", "--batch_size=8", "--workdir=run", "--json")
 
@@ -137,3 +141,23 @@ def test_python_of_the_guide_runs(
     changed = names["brightness"](np.zeros((4, 2, 2, 1), np.float32), keys).numpy()
     assert np.ptp(changed) > 0
     assert np.abs(changed).max() <= 0.2
+
+
+@pytest.mark.slow
+def test_bad_image_is_named_while_executions_are_measured(loopwright: Any, tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 700), ("test", 3)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "pictures" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                png = tf.io.encode_png(rng.integers(0, 256, (6, 5, 3), np.uint8))
+                (folder / f"{number}.png").write_bytes(png.numpy())
+    files = image_folder.ImageFolder(tmp_path / "pictures").files["train"]
+    feed = data.load(f"folder:{tmp_path / 'pictures'}", feed="streaming").train_feed(8)
+    late = int(feed.places(tf.constant([140], tf.int64))[0].numpy().ravel()[0])
+    pathlib.Path(files[late][0]).write_bytes(b"no picture")
+    words = [f"--dataset=folder:{tmp_path / 'pictures'}", "--feed=streaming", "--model=mlp", "--batch_size=8"]
+    result = loopwright("train", *words, "--execution=auto", "--train_steps=9")
+    assert result.code == 1
+    assert f"is bad: {files[late][0]}" in result.err.splitlines()[-1]

@@ -94,3 +94,18 @@ def test_loop_of_the_readme_runs(
     assert step == "20"
     assert "accuracy" in result
     assert (tmp_path / "runs" / "mine" / "checkpoints" / "latest").read_text() == "00000020\n"
+
+
+def test_predict_takes_one_input(loopwright: Any, tmp_path: pathlib.Path) -> None:
+    shutil.copy(pathlib.Path(__file__).with_name("two_inputs.py"), tmp_path / "mine.py")
+    words = ["--dataset=mine:samples", "--model=mine:model", "--train_steps=2", "--batch_size=16", "--workdir=run"]
+    assert loopwright("train", *words).code == 0
+    result = loopwright("predict", "--workdir=run", "--split=test")
+    assert (result.code, "Traceback" in result.err) == (1, False)
+    assert "several inputs (image, size)" in result.err.splitlines()[-1]
+
+
+def test_kill_past_the_end_is_refused_at_once(loopwright: Any) -> None:
+    result = loopwright("verify_resume", "--train_steps=200", "--kill_at=500")
+    assert result.code == 2
+    assert "--kill_at=500: the run ends at step 200" in result.err

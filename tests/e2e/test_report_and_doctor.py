@@ -59,7 +59,7 @@ def test_names_in_a_report_are_no_html(loopwright: Any, run_folder: pathlib.Path
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("metrics.jsonl", "{"), ("predictions.npz", "?"), ("goodput.json", '{"processes": 3}')]
+    ("name", "content"), [("metrics.jsonl", "{\n"), ("predictions.npz", "?"), ("goodput.json", '{"processes": 3}')]
 )
 def test_damaged_file_of_a_run_is_told_in_a_line(
     loopwright: Any, run_folder: pathlib.Path, name: str, content: str
@@ -69,6 +69,14 @@ def test_damaged_file_of_a_run_is_told_in_a_line(
     assert (result.code, len(result.err.splitlines())) == (1, 1)
     assert "run holds a damaged file" in result.err
     assert not (run_folder / "report.html").exists()
+
+
+def test_report_of_a_run_that_was_killed_while_it_wrote(loopwright: Any, run_folder: pathlib.Path) -> None:
+    with (run_folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 3')
+    (run_folder / "exports" / ".tmp-1-staging").mkdir()
+    assert loopwright("report", "--workdir=run").code == 0
+    assert ".tmp-1" not in (run_folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_report_needs_no_tensorflow(run_folder: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from loopwright import flags
+from loopwright import flags, trainer
 from loopwright.trainer.commands import workdir
 
 
@@ -334,3 +334,30 @@ def test_identity_of_the_run_is_in_its_checkpoints(small_run: pathlib.Path) -> N
     groups, _ = flags.parse([f"--flagfile={small_run / 'flags.txt'}"], flags.TRAIN_GROUPS, usage="", help_text="")
     assert manifest["identity"] == flags.identity(flags.config_from_groups(groups))
     assert manifest["dataset_fingerprint"] == json.loads((small_run / "run.json").read_text())["dataset_fingerprint"]
+
+
+def test_longer_run_that_fails_in_its_export_is_not_called_finished(
+    loopwright: Any, run_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device", "model.h5")
+
+    words = ["train", "--flagfile=run/flags.txt", "--workdir=run", "--train_steps=40"]
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "export_h5", full)
+        failed = loopwright(*words)
+    assert (failed.code, failed.err.splitlines()[-1]) == (1, "loopwright: model.h5: No space left on device")
+    before = (run_folder / "exports" / "model.h5").read_bytes()
+    result = loopwright(*words)
+    assert (result.code, "is finished" in result.out) == (0, False)
+    assert "after step 40" in result.out
+    assert (run_folder / "exports" / "model.h5").read_bytes() != before
+    assert "This run is finished: it took 40 steps" in loopwright(*words).out
+
+
+def test_start_sweeps_what_a_killed_writer_left_in_the_folder(loopwright: Any, run_folder: pathlib.Path) -> None:
+    left = [run_folder / ".tmp-1-flags.txt", run_folder / "tensorboard" / "train" / ".tmp-1-cut"]
+    for path in left:
+        path.write_text("half")
+    assert loopwright("train", "--flagfile=run/flags.txt", "--workdir=run", "--train_steps=31").code == 0
+    assert not any(path.exists() for path in left)

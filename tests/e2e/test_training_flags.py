@@ -113,6 +113,14 @@ def test_early_stop_ends_a_run_and_more_patience_goes_on(
     assert rates[2] / rates[1] == pytest.approx(0.1)
     again = loopwright(*words, "--early_stop=2")
     assert "This run is finished: it took 6 steps" in again.out
+    # A run that ended before its export goes no step further.
+    kept = (tmp_path / "run" / "metrics.jsonl").read_text()
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "exports" / "model.h5").unlink()
+    again = loopwright(*words, "--early_stop=2")
+    assert (again.code, (tmp_path / "run" / "metrics.jsonl").read_text()) == (0, kept)
+    assert "after step 6" in again.out
+    assert (tmp_path / "run" / "exports" / "model.h5").exists()
     # Without norms from here on: a window may hold other metrics than before.
     longer = loopwright(*words, "--early_stop=4", "--nolog_norms")
     assert (longer.code, records(tmp_path / "run", "train")[-1]["step"]) == (0, 10)

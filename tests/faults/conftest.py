@@ -60,7 +60,7 @@ class Trainer:
         return self.err.read_text() if self.err.exists() else ""
 
     def saving(self) -> bool:
-        return any((self.workdir / "checkpoints").glob(".tmp-*"))
+        return any((self.workdir / "checkpoints").glob(f".tmp-{self.pid}-*"))
 
 
 @pytest.fixture(scope="session")

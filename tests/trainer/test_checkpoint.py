@@ -432,6 +432,21 @@ def test_state_with_a_nan_is_not_saved(make_state: Any, tmp_path: pathlib.Path, 
     assert "aren't finite" in said[0]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_state_with_a_nan_ends_training_where_that_is_asked_for(
+    make_state: Any, tmp_path: pathlib.Path, asynchronous: bool
+) -> None:
+    """A loss can be finite for ever over weights that aren't: the relu of some CPUs' kernels makes 0 of a NaN."""
+    state = make_state()
+    state.model.variables[0].assign(tf.fill(state.model.variables[0].shape, float("nan")))
+    with (
+        pytest.raises(trainer.TrainingError, match=r"step 0 is not saved: .*kernel has values that aren't finite"),
+        trainer.Checkpoint(tmp_path, asynchronous=asynchronous, abort_on_nonfinite=True) as checkpoint,
+    ):
+        checkpoint(state, {})
+    assert not checkpoint.folders()
+
+
 def test_restore_compares_the_hashes_that_the_manifest_holds(
     make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

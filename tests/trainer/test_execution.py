@@ -202,6 +202,14 @@ def test_choice_spends_a_tenth_of_the_steps_on_what_is_hopeless(
     assert sum(taken) == 1 + 2
 
 
+def test_choice_ends_before_the_feed_does(make_state: Any, make_feed: Any, objective: Any) -> None:
+    state, step = make_state(dropout_mlp), trainer.gradient_step(objective)
+    feed = make_feed(320, shuffle=False)
+    assert feed.end == 20
+    choice = trainer.choose(state, step, feed, {"graph": trainer.graph(4)})
+    assert choice.milliseconds["graph"] > 0
+
+
 @pytest.mark.slow
 def test_choice_passes_over_what_can_not_run(make_state: Any, make_feed: Any, objective: Any) -> None:
     state, step = make_state(uncompilable), trainer.gradient_step(objective)

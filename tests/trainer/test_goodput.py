@@ -124,3 +124,19 @@ def test_evaluation_of_a_feed_that_changes_is_warned_of(
     evaluate()
     assert "evaluation was compiled again" in caplog.text
     assert "iterator['x'] was float32[16, 8, 8, 1] and is float32[8, 8, 8, 1]" in caplog.text
+
+
+def test_process_that_dies_before_its_first_checkpoint_loses_no_idle_hours(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "goodput.json"
+    process(path)
+    monday = json.loads(path.read_text())
+    monday["processes"][0]["saved"] -= 24 * 3600  # and nothing ran until now
+    path.write_text(json.dumps(monday))
+    clock = Clock(Time())
+    goodput = Goodput(path, clock)
+    goodput.start(None)
+    goodput.save()  # as a run does when it starts
+    began = json.loads(path.read_text())["processes"][-1]["saved"]
+    summary = process(path, began + 9.0).summary()
+    assert summary["seconds"]["lost"] == pytest.approx(9.0, abs=1e-3)
+    assert summary["processes"] == 3

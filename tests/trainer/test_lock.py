@@ -5,11 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from loopwright.trainer.errors import TrainingError
-from loopwright.trainer.lock import only_writer
+from loopwright.trainer.lock import in_turn, only_writer
 
 HOLDER = """
 import sys, time
@@ -40,3 +41,17 @@ def test_lock_is_released_by_an_error(tmp_path: pathlib.Path) -> None:
         raise KeyError
     with only_writer(tmp_path), pytest.raises(TrainingError), only_writer(tmp_path):
         pass
+
+
+def test_turns_wait_for_each_other(tmp_path: pathlib.Path) -> None:
+    code = HOLDER.replace("only_writer", "in_turn").replace("time.sleep(1000)", "sys.stdin.readline()")
+    code += '    open(sys.argv[1] + "/done", "w").close()\n'
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        threading.Timer(0.3, lambda: (holder.stdin.write("\n"), holder.stdin.flush())).start()
+        with in_turn(tmp_path):
+            assert (tmp_path / "done").exists()

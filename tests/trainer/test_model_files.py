@@ -3,6 +3,7 @@
 import base64
 import json
 import marshal
+import math
 import pathlib
 import pickle
 import resource
@@ -194,6 +195,13 @@ def bomb(file: h5py.File, kernel: str, folder: pathlib.Path) -> None:
     file.create_dataset(kernel, (3 << 28,), "f4", chunks=(1 << 20,), compression="gzip")  # 3 GB: under Keras's limit
 
 
+def chunk_bomb(file: h5py.File, kernel: str, folder: pathlib.Path) -> None:
+    shape = file[kernel].shape if kernel in file else (4, 3)
+    file.pop(kernel, None)
+    chunks = (*shape[:-1], (3 << 28) // math.prod(shape[:-1]))  # which HDF5 unpacks whole
+    file.create_dataset(kernel, shape, "f4", chunks=chunks, maxshape=(*shape[:-1], None), compression="gzip")
+
+
 def group_link(file: h5py.File, kernel: str, folder: pathlib.Path) -> None:
     top = kernel.split("/", 1)[0]
     file.move(top, "real")
@@ -210,6 +218,7 @@ HDF5 = {
     "external-storage": (replace_kernel(storage), "external storage"),
     "virtual-dataset": (replace_kernel(virtual), "virtual dataset"),
     "shape-bomb": (replace_kernel(bomb), "asks for 3.2 GB"),
+    "chunk-bomb": (replace_kernel(chunk_bomb), "asks for"),
     "group-link": (group_link, "link to elsewhere"),
     "loop": (loop, "loop"),
 }

@@ -121,3 +121,24 @@ def test_no_signal_changes_nothing(make_state: Any, tmp_path: pathlib.Path) -> N
     with SaveOnSignal(trainer.Checkpoint(tmp_path)) as save_on_signal:
         save_on_signal(make_state(), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_signal_after_the_last_call_ends_the_run_all_the_same(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state()
+    state.step.assign(7)
+    with (
+        pytest.raises(Interrupted, match="SIGTERM at step 7, which is saved") as stopped,
+        SaveOnSignal(trainer.Checkpoint(tmp_path)) as save_on_signal,
+    ):
+        save_on_signal(state, {})
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.exit_code == 143
+
+
+def test_best_value_is_remembered_by_a_run_that_goes_on() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    progress = Progress(num_steps=200, steps_per_epoch=100, console=console)
+    rows = [{"step": 50, "split": "eval", "accuracy": 0.9}, {"step": 60, "split": "train", "accuracy": 1.0}]
+    progress.start(100, rows)
+    progress.write(Record(150, "eval", {"loss": 2.5, "accuracy": 0.75}))
+    assert progress._best_text == "best accuracy 0.9000 at step 50"

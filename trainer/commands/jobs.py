@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer import commit
+from loopwright.trainer.lock import in_turn
 
 if TYPE_CHECKING:
     import keras
@@ -121,18 +122,22 @@ def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
 def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
     """Writes `model.h5`, or `model.weights.h5` where only the model's own code can rebuild it; returns the path."""
     from loopwright import trainer
+    from loopwright.trainer import formats
     from loopwright.trainer.twin import RawOperations
 
     state = job.state
-    commit.sweep(folder)
     loss, metrics = plain_loss(job, config)
     options = {"loss": loss, "metrics": metrics, "facts": facts(config, dataset)}
-    try:
-        return trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
-    except RawOperations as error:
-        print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
-        with trainer.averaged_weights(state.model, state.optimizer):
-            return trainer.export_weights(state.model, folder / "model.weights.h5")
+    folder.mkdir(parents=True, exist_ok=True)
+    with in_turn(folder):
+        commit.sweep(folder)
+        try:
+            formats.forget(folder, "model.h5")
+            return trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
+        except RawOperations as error:
+            print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
+            with trainer.averaged_weights(state.model, state.optimizer):
+                return trainer.export_weights(state.model, folder / "model.weights.h5")
 
 
 def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -> Execution:

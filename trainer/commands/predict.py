@@ -140,6 +140,9 @@ def _from_files(files: Sequence[pathlib.Path], input_shape: Any) -> Iterator[Ite
 
 def _from_split(data: flags.Data, split: str) -> Iterator[Item]:
     dataset = setup.load_dataset(dataclasses.replace(data, eval_split=split))
+    if isinstance(dataset.input_shape, dict):
+        names = ", ".join(dataset.input_shape)
+        raise TrainingError(f"--dataset={data.dataset} has several inputs ({names}); predict takes models of one input")
     for batch in dataset.eval_feed(_BATCH)():
         for x, y, index in zip(*(batch[key].numpy() for key in ("x", "y", "index")), strict=True):
             yield Item(f"{split}#{index}", x, dataset.class_names[y] if dataset.class_names else None)

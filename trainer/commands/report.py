@@ -87,13 +87,13 @@ def read_run(folder: pathlib.Path) -> Run:
         raise flags.UsageError(f"--workdir={folder}: holds no run ({folder / workdir.FLAGFILE} is missing)")
     try:
         metrics = folder / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
         kept = folder / PREDICTIONS
         return Run(
             folder=folder,
             config=config,
             facts=_json(folder / "run.json"),
-            records=[json.loads(line) for line in lines],
+            records=[json.loads(line) for line in lines if line.endswith("\n")],  # without half a line of a killed run
             summary=_json(folder / "summary.json"),
             goodput=total(_json(folder / "goodput.json").get("processes", [])),
             exports=_json(folder / "exports" / "manifest.json"),
@@ -231,7 +231,8 @@ def _data_uri(png: bytes) -> str:
 def _exports(run: Run) -> list[tuple[str, str, str]]:
     """Files in `exports/`: name, size, and how far its outputs differ from the trained model's, as the manifest says."""
     folder = run.folder / "exports"
-    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json") if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in files if path.name != "manifest.json" and not path.name.startswith(".")]
     told = run.exports.get("files", {})
     rows = []
     for path in files:

@@ -99,14 +99,18 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def bad_samples_named(dataset: Dataset, feed: object, state: TrainState) -> Iterator[None]:
-    """Turns TensorFlow's error about a sample in the middle of training into the one that names the sample."""
+def bad_samples_named(dataset: Dataset, feed: object, state: TrainState, *, ahead: int = 0) -> Iterator[None]:
+    """Turns TensorFlow's error about a sample in the middle of training into the one that names the sample.
+
+    The sample lies near the state's step, or up to `ahead` steps behind it.
+    """
     import tensorflow as tf
 
     try:
         yield
     except tf.errors.OpError as error:
-        found = dataset.explain(feed, int(state.step))
+        steps = range(int(state.step), int(state.step) + ahead + 1, 100)
+        found = next(filter(None, (dataset.explain(feed, step) for step in steps)), None)
         if found is None:
             raise
         raise found from error

@@ -88,7 +88,7 @@ def _train(config: flags.Config, clock: Clock) -> int:
     config = _with_run(config, workdir=config.run.workdir or workdir.default_workdir(config))
     measured: dict[str, Any] = {}
     if config.run.execution == "auto":
-        config, measured = _resolve_execution(config, job, feed)
+        config, measured = _resolve_execution(config, job, dataset, feed)
     with workdir.open_workdir(config) as folder:
         return _train_in(folder, _Plan(config, dataset, feed, eval_feed, job, num_steps, measured), clock)
 
@@ -149,6 +149,7 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
         before_commit=flush,
         evaluation=lambda: evaluate.last,
         asynchronous=config.run.async_checkpoints,
+        abort_on_nonfinite=config.run.on_nonfinite == "abort",
         hash_tensors=config.run.log_samples,
     )
     start = restoring.begin(config, state, checkpoint, num_steps)
@@ -157,15 +158,17 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
         outcome.report(config, folder, finished_before=True)
         return 0
 
+    # That of a run that was shorter: this one isn't finished before its exports are.
+    (folder / "summary.json").unlink(missing_ok=True)
     watching.start(start, feed.element_spec["x"])
     if samples is not None:
         samples.cut(start)
-    progress.start(start)
+    progress.start(start, watching.jsonl.read())
     eval_every, checkpoint_every = config.run.eval_every or epoch, config.run.checkpoint_every or epoch
     clock.end_phase("start")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(checkpoint)
         save_on_signal = stack.enter_context(SaveOnSignal(checkpoint))
+        stack.enter_context(checkpoint)
         stack.enter_context(watching)
         stack.enter_context(progress)
         stack.enter_context(setup.bad_samples_named(dataset, feed, state))
@@ -175,7 +178,7 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
             state,
             feed,
             job.step if samples is None else samples.logged(job.step),
-            num_steps=num_steps,
+            num_steps=start if stopped_early else num_steps,
             execution=jobs.make_execution(config.run.execution, config.run.steps_per_call, clock),
             hooks=[
                 trainer.every(config.run.log_every or max(1, min(100, epoch // 5)), log),
@@ -203,7 +206,9 @@ def _with_run(config: flags.Config, **changes: Any) -> flags.Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))
 
 
-def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> tuple[flags.Config, dict[str, Any]]:
+def _resolve_execution(
+    config: flags.Config, job: jobs.Job, dataset: Dataset, feed: Feed
+) -> tuple[flags.Config, dict[str, Any]]:
     """What `auto` stands for: what the folder's run was begun with, or the fastest of graph and xla, measured now.
 
     Gives a fact for run.json, too: the milliseconds a step, where they were measured.
@@ -217,7 +222,10 @@ def _resolve_execution(config: flags.Config, job: jobs.Job, feed: Feed) -> tuple
         if not workdir.identity_differences(folder, resolved):
             return resolved, {}
     candidates = {name: jobs.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
-    choice = trainer.choose(job.state, job.step, feed, candidates)
+    with setup.bad_samples_named(
+        dataset, feed, job.state, ahead=200
+    ):  # the state is put back before the error comes here
+        choice = trainer.choose(job.state, job.step, feed, candidates)
     for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):
         print(f"execution {name}: {milliseconds:.3f} ms a step", file=sys.stderr)
     for name, reason in choice.failed.items():

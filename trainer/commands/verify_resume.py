@@ -38,6 +38,7 @@ def run(argv: Sequence[str]) -> int:
     run_flags = dataclasses.replace(run_flags, deterministic=True, log_samples=True, json=False)
     restoring.check(dataclasses.replace(config, run=run_flags))
     kill_at = _steps(verification.kill_at)
+    _check_kills(kill_at, run_flags.train_steps)
     with _folder(config.run.workdir) as folder:
         result = _verify(folder, dataclasses.replace(config, run=run_flags), verification, kill_at)
     print(json.dumps(result) if config.run.json else _in_words(result))
@@ -51,20 +52,23 @@ def _verify(
     _say("the run without interruption")
     _finish(_command(config, straight), straight, folder / "straight.log")
     num_steps = killing.counts(straight)["steps"]
+    _check_kills(kill_at, num_steps)
     kills = [killing.Kill(step) for step in kill_at] or killing.random_kills(
         verification.kills, num_steps, random.Random(verification.kill_seed)
     )
     command, phases, found = _command(config, killed), collections.Counter[str](), []
     for number, kill in enumerate(kills, 1):
-        before = killing.last_step(killed)
+        before, earlier = killing.last_step(killed), killing.unfinished(killed)
         code = killing.run_until(command, killed, said, kill)
         if code is None:
-            phases[killing.phase(killed, before, config.run.eval_every)] += 1
+            phases[killing.phase(killed, before, config.run.eval_every, earlier=earlier)] += 1
             _say(f"kill {number} of {len(kills)}: step {killing.last_step(killed)}")
             continue
         if code != 0:
             found.append(f"the resumed run failed: {_last_line(said)}")
         break
+    if kills and not phases and not found:
+        found.append("kills: none came before the run's end, so nothing was shown; give it more --train_steps")
     damage = None
     if not found:
         damage, found = _damage(killed, command, said)
@@ -77,6 +81,13 @@ def _verify(
         "damage": damage,
         "compared": killing.counts(straight),
     }
+
+
+def _check_kills(kill_at: list[int], num_steps: int | None) -> None:
+    """Raises UsageError for a kill that would come after the end; None for an end that isn't known yet."""
+    late = [step for step in kill_at if num_steps is not None and step >= num_steps]
+    if late:
+        raise flags.UsageError(f"--kill_at={late[0]}: the run ends at step {num_steps}; kill it before")
 
 
 def _damage(killed: pathlib.Path, command: list[str], said: pathlib.Path) -> tuple[str | None, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -56,7 +57,9 @@ class Watch:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.goodput.save()  # also of a process that is stopped or fails
+        """Writes goodput also of a process that is stopped or fails; what it fails of then is told, and nothing else."""
+        with contextlib.suppress(*([OSError] if exc_info[0] is not None else [])):
+            self.goodput.save()
 
     def start(self, step: int, inputs: Any) -> None:
         """Cuts what the run takes back when it goes on from a step, and tells TensorBoard what is trained.
@@ -65,7 +68,7 @@ class Watch:
         """
         from loopwright.trainer.tensorboard import model_graph
 
-        self.goodput.start(self.jsonl.newest())
+        self.goodput.start(max((record["wall_time"] for record in self.jsonl.read()), default=None))
         self.jsonl.cut(step)
         self.tensorboard.cut(step)
         typed = {**flags.identity(self.config), "train_steps": self.num_steps}
@@ -76,6 +79,7 @@ class Watch:
         }
         graph = model_graph(self.job.state.model, inputs)
         self.tensorboard.describe(self.folder.resolve().name, typed, texts, graph)
+        self.goodput.save()  # so that what this process loses, if it dies before its first checkpoint, is its own
 
     def hooks(self, feed: Feed, eval_feed: Feed, *, eval_every: int, checkpoint_every: int) -> list[Any]:
         """What is called after evaluation and before a checkpoint."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
-from loopwright.trainer.commit import replace_file
+from loopwright.trainer.commit import replace_file, sweep
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.lock import only_writer
 
@@ -47,6 +47,7 @@ def open_workdir(config: flags.Config) -> Iterator[pathlib.Path]:
         )
     make_folder("--workdir", path)
     with only_writer(path):
+        sweep(path)
         replace_file(path / FLAGFILE, flags.to_flagfile(config))
         yield path
 
