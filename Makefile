@@ -12,7 +12,6 @@ TRAIN_ARGS ?=
 
 RESULTS := benchmarks/results
 CIFAR_SHAPED := benchmarks.images:cifar_shaped
-PRECISION ?= float32
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,12 +45,12 @@ faults-long: $(DEV)  ## The same with 200 kills at random moments.
 parity: $(DEV)  ## Certify that the loop and model.fit train alike, 200 steps of each model that makes it hard.
 	@for model in mlp cnn cnn_subclass resnet20; do $(BIN)/loopwright parity --model=$$model || exit 1; done
 
-# Wants a quiet machine. Laps are shorter where a step takes long. On a CPU with AMX or AVX-512 BF16, or with patience:
-#   make benchmark PRECISION=float32,mixed_bfloat16
+# Wants a quiet machine. Laps are shorter where a step takes long.
 benchmark: $(DEV)  ## Measure everything in docs/performance.md anew (peers where `make peers` was), and write the page.
-	$(BIN)/loopwright benchmark --model=mlp --batch_size=32,128 --precision=$(PRECISION) --train_steps=500 --output=$(RESULTS)/mlp
-	$(BIN)/loopwright benchmark --model=cnn --batch_size=32,128 --precision=$(PRECISION) --dataset=$(CIFAR_SHAPED) \
-	  --train_steps=20 --repeats=11 --output=$(RESULTS)/cnn
+	$(BIN)/loopwright benchmark --model=mlp --batch_size=32,128 --train_steps=300 --output=$(RESULTS)/mlp
+	$(BIN)/loopwright benchmark --model=cnn --batch_size=32,128 --dataset=$(CIFAR_SHAPED) \
+	  --train_steps=50 --repeats=7 --output=$(RESULTS)/cnn
+	$(BIN)/python benchmarks/precisions.py --output=$(RESULTS)/cnn
 	$(BIN)/python benchmarks/peers.py --model=cnn --dataset=$(CIFAR_SHAPED) --steps=20 --output=$(RESULTS)/cnn
 	$(BIN)/python benchmarks/tables.py
 

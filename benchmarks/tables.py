@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import statistics
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +31,7 @@ GPU_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 #: The widest interval, half of it, of a quiet machine.
 QUIET = 0.1
 #: What the project set out to reach: model, batch size, precision, loop, against what, at least (at most for the floor and
-#: for memory, which is measured against that of `fit`).
+#: for memory, of `fit` or of `fit_tuned`).
 AIMS = (
     ("cnn", 32, "float32", "graph", "fit", 1.15),
     ("cnn", 32, "float32", "graph", "fit_tuned", 1.1),
@@ -38,14 +39,17 @@ AIMS = (
     ("mlp", 32, "float32", "xla", "fit", 5.0),
     ("mlp", 32, "float32", "xla", "fit_tuned", 1.9),
     ("mlp", 32, "float32", "graph", "fit", 1.8),
-    ("cnn", 32, "float32", "graph", "memory", 1.05),
-    ("mlp", 32, "float32", "graph", "memory", 1.05),
-    ("mlp", 32, "float32", "xla", "memory", 1.05),
+    ("cnn", 32, "float32", "graph", "memory of fit", 1.05),
+    ("mlp", 32, "float32", "graph", "memory of fit", 1.05),
+    ("mlp", 32, "float32", "xla", "memory of fit", 1.05),
+    ("mlp", 32, "float32", "xla", "memory of fit_tuned", 1.05),
 )
+#: How many times as fast as its own float32 `graph` should be in bfloat16 with AMX: model, batch size, at least.
+BFLOAT16_AIMS = (("cnn", 32, 1.3), ("cnn", 256, 1.6))
 
 
 def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
-    """All results: the matrix as one benchmark.json, and `peers` (peers.py) and `gpu` (gpu.py) where they are."""
+    """All results: the matrix as one benchmark.json; `peers` (peers.py), `precisions` (precisions.py), `gpu` (gpu.py)."""
     paths = [results / name / "benchmark.json" for name in MATRIX]
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     merged = {**parts[0]}
@@ -54,6 +58,8 @@ def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
     merged["method"] = {**parts[0]["method"], "fit_grid": [g for part in parts for g in part["method"]["fit_grid"]]}
     peers = [results / name / "peers.json" for name in MATRIX]
     merged["peers"] = [json.loads(path.read_text(encoding="utf-8")) for path in peers if path.is_file()]
+    precisions = results / "cnn" / "precisions.json"
+    merged["precisions"] = json.loads(precisions.read_text(encoding="utf-8"))["rows"] if precisions.is_file() else []
     merged["gpu"] = {"rows": [], "parity": {}}
     for path in sorted((results / "gpu").glob("*/*.json")):
         written = json.loads(path.read_text(encoding="utf-8"))
@@ -142,16 +148,15 @@ def aims(result: Mapping[str, Any]) -> str:
     lines = []
     for model, batch_size, precision, loop, base, aim in AIMS:
         row = rows.get((model, batch_size, precision, loop))
-        other = rows.get((model, batch_size, precision, "fit" if base == "memory" else base))
+        of_memory = base.removeprefix("memory of ")
+        other = rows.get((model, batch_size, precision, of_memory))
         if row is None or other is None:
             continue
-        if base == "memory":
+        if base != of_memory:
             measured = row["peak_memory_mb"] / other["peak_memory_mb"]
-            text, what, reached = (
-                f"{measured:.2f}",
-                f"`{loop}` takes at most {aim}× the memory of `fit`",
-                measured <= aim,
-            )
+            like = " (compiled by XLA, too)" if other.get("options", {}).get("jit_compile") else ""
+            text, reached = f"{measured:.2f}", measured <= aim
+            what = f"`{loop}` takes at most {aim}× the memory of `{of_memory}`{like}"
         else:
             pair = (row, other) if base == "floor" else (other, row)
             laps = output.pair(*(one["laps_ms"] for one in pair))
@@ -161,7 +166,47 @@ def aims(result: Mapping[str, Any]) -> str:
             what = at_most if base == "floor" else f"`{loop}` is {aim}× as fast as `{base}`"
             reached = measured <= aim if base == "floor" else measured >= aim
         lines.append([f"{model}, batch {batch_size}, {precision}: {what}", text, "yes" if reached else "no"])
+    for model, batch_size, aim in BFLOAT16_AIMS:
+        for threads, laps in _by_threads(result, model, batch_size).items():
+            measured, (low, high) = timing.ratio(*laps.values()), timing.ratio_interval(*laps.values())
+            what = f"`graph` is {aim}× as fast in bfloat16 as in float32, {_threads_text(threads)}"
+            text = f"{measured:.2f} ({low:.2f}–{high:.2f})"
+            lines.append([f"{model}, batch {batch_size}: {what}", text, "yes" if measured >= aim else "no"])
     return table(["aim", "measured", "reached"], lines)
+
+
+def bfloat16(result: Mapping[str, Any]) -> str:
+    """The loop in both precisions, with both numbers of threads."""
+    if not result["precisions"]:
+        return "Not measured: this CPU has neither AMX nor AVX-512 BF16, and emulates it."
+    lines = []
+    for model, batch_size in dict.fromkeys((row["model"], row["batch_size"]) for row in result["precisions"]):
+        for threads, laps in _by_threads(result, model, batch_size).items():
+            texts = []
+            for times in laps.values():
+                low, high = timing.interval(times)
+                texts.append(f"{output.number(statistics.median(times))} ({output.number(low)}–{output.number(high)})")
+            low, high = timing.ratio_interval(*laps.values())
+            ratio = f"{timing.ratio(*laps.values()):.2f} ({low:.2f}–{high:.2f})"
+            lines.append([f"{model}, batch {batch_size}, {_threads_text(threads)}", *texts, ratio])
+    return table(["job", "float32, ms a step", "bfloat16, ms a step", "float32 ÷ bfloat16"], lines)
+
+
+def _by_threads(
+    result: Mapping[str, Any], model: str, batch_size: int
+) -> dict[tuple[int, int], dict[str, list[float]]]:
+    """The laps in float32 and in bfloat16, by threads in an op and ops at a time."""
+    found: dict[tuple[int, int], dict[str, list[float]]] = {}
+    for row in result["precisions"]:
+        if (row["model"], row["batch_size"]) == (model, batch_size):
+            laps = found.setdefault((row["intra_op_threads"], row["inter_op_threads"]), {})
+            laps[row["precision"]] = row["laps_ms"]
+    return found
+
+
+def _threads_text(threads: tuple[int, int]) -> str:
+    intra, inter = threads
+    return f"`--intra_op_threads={intra} --inter_op_threads={inter}`" if intra else "TensorFlow's own threads"
 
 
 def grid(result: Mapping[str, Any]) -> str:
@@ -225,7 +270,8 @@ def headline(result: Mapping[str, Any]) -> str:
         first = next(iter(rows.values()))
         if first["batch_size"] == 32 and first["precision"] == "float32":
             best = rows[output.fastest(list(rows.values()))]
-            phrases.append(f"{best['ratio_to_fit_tuned']:.2f}× on `{best['model']}` (`{best['loop']}`)")
+            tie = ", a tie" if timing.is_tie(best["ratio_to_fit_tuned_interval"]) else ""
+            phrases.append(f"{best['ratio_to_fit_tuned']:.2f}× on `{best['model']}` (`{best['loop']}`{tie})")
     facts = result["environment"]
     busy = ", on a machine that was not quiet" if widest(result) > QUIET else ""
     return (
@@ -258,7 +304,7 @@ def gpu(result: Mapping[str, Any]) -> str:
     return table(["on a GPU", *GPU_PRECISIONS], lines)
 
 
-PARTS = {part.__name__: part for part in (machine, matrix, outcome, aims, grid, alone, peers, gpu, headline)}
+PARTS = {part.__name__: part for part in (machine, matrix, outcome, aims, bfloat16, grid, alone, peers, gpu, headline)}
 
 
 def render(page: str, result: Mapping[str, Any]) -> str:

@@ -259,7 +259,7 @@ class RandomAccessFeed:
             return tf.nest.map_structure(lambda tensor: _fold(tensor, index), batch)
 
         stacks = stacked.starts(start_step).map(plain(stack), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return stacks.prefetch(2)
+        return stacks.prefetch(1)
 
 
 def make_batch(

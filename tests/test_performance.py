@@ -81,6 +81,28 @@ def test_gpu_table_holds_what_was_found(tables: dict[str, Any], tmp_path: pathli
         assert part in text
 
 
+def test_bfloat16_is_compared_at_the_same_threads(tables: dict[str, Any]) -> None:
+    found = {("float32", 0): 12.0, ("mixed_bfloat16", 0): 10.0, ("float32", 1): 10.0, ("mixed_bfloat16", 1): 5.0}
+    rows = [
+        {
+            "model": "cnn",
+            "batch_size": 32,
+            "precision": precision,
+            "intra_op_threads": intra,
+            "inter_op_threads": 2 * intra,
+            "laps_ms": [time] * 3,
+        }
+        for (precision, intra), time in found.items()
+    ]
+    result = {**tables["load"](), "precisions": rows}
+    one, other = tables["bfloat16"](result).splitlines()[2:]
+    assert ("TensorFlow's own" in one, "1.20 (1.20–1.20)" in one) == (True, True)
+    assert ("--intra_op_threads=1 --inter_op_threads=2" in other, "2.00 (2.00–2.00)" in other) == (True, True)
+    aims = [line for line in tables["aims"](result).splitlines() if "bfloat16" in line]
+    assert [line.rpartition("| ")[2] for line in aims] == ["no |", "yes |"]
+    assert "Not measured" in tables["bfloat16"]({**result, "precisions": []})
+
+
 ANSWERING = """
 import json, sys
 print(json.dumps({"time_to_first_step_s": 1.0, "version": "1"}), flush=True)
@@ -160,6 +182,24 @@ def test_commands_for_a_gpu_are_ones_that_there_are(repository: pathlib.Path) ->
         groups = benchmark.GROUPS if name == "benchmark" else parity.GROUPS
         lists = benchmark.LISTS if name == "benchmark" else ()
         flags.parse_matrix(words, groups, lists=lists, usage="", help_text="")
+
+
+@pytest.mark.slow
+def test_precisions_take_turns(
+    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = runpy.run_path(str(repository / "benchmarks" / "precisions.py"))
+    rows = precisions["measure"]("mnist_5k", "mlp", 32, steps=2, laps=3)
+    assert [(row["precision"], row["intra_op_threads"], len(row["laps_ms"])) for row in rows] == [
+        (precision, intra, 3) for precision in ("float32", "mixed_bfloat16") for intra in (0, 1)
+    ]
+    kept = tmp_path / "precisions.json"
+    kept.write_text("{}")
+    environment = lambda: {"instruction_sets": ["avx2"]}  # noqa: E731
+    monkeypatch.setitem(precisions["main"].__globals__, "environment", environment)
+    monkeypatch.setattr(sys, "argv", ["precisions.py", f"--output={tmp_path}"])
+    precisions["main"]()
+    assert not kept.exists()
 
 
 @pytest.mark.slow

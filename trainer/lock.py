@@ -40,10 +40,14 @@ def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Waits until no other process is in such a block for the folder, by `flock` of its file `lock`, which stays."""
-    descriptor = os.open(pathlib.Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    """Waits until no other process is in such a block for the folder, by `flock` of the folder itself.
+
+    Where a file system has no locks of folders (NFS), nobody waits.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -71,6 +71,7 @@ def test_broken_loop_exits_1(loopwright: Any, mnist_dir: pathlib.Path, monkeypat
     [
         (["--gradient_accumulation=4"], "--gradient_accumulation=4"),
         (["--metrics=auc"], "--metrics=auc"),
+        (["--init_from=model.h5"], "--init_from=model.h5"),
         (["--model=cnm"], "'cnn'"),
         (["--execution=auto"], "graph, xla, eager"),
     ],
@@ -89,3 +90,30 @@ def test_program_of_the_guide_certifies(
     source = source.replace('"mnist_5k"', f'"mnist_5k", data_dir="{mnist_dir}"').replace("num_steps=50", "num_steps=5")
     exec(compile(source, "docs/parity.md", "exec"), {})
     assert capsys.readouterr().out == "True None\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["cnn_subclass", "resnet20"])
+def test_models_that_make_it_hard_are_certified(loopwright: Any, mnist_dir: pathlib.Path, model: str) -> None:
+    """A subclass has its layers in another order, and batch norm at depth multiplies what differs."""
+    result = loopwright("parity", f"--data_dir={mnist_dir}", f"--model={model}", "--train_steps=10", "--json")
+    assert (result.code, result.json["identical"]) == (0, True)
+
+
+@pytest.mark.slow
+def test_broken_xla_loop_is_outside_its_bound(
+    loopwright: Any, mnist_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = jobs.make_execution
+
+    def broken(name: str, steps_per_call: int) -> Any:
+        def bind(state: Any, step: Any, feed: Any) -> Any:
+            brighter = lambda state, batch: step(state, {**batch, "x": batch["x"] * 1.01})  # noqa: E731
+            return make(name, steps_per_call)(state, brighter, feed)
+
+        return bind
+
+    monkeypatch.setattr(jobs, "make_execution", broken)
+    words = ["--model=mlp", "--train_steps=5", "--execution=xla", f"--data_dir={mnist_dir}"]
+    result = loopwright("parity", *words, "--json")
+    assert (result.code, result.json["holds"], result.json["first_difference"]["step"]) == (1, False, 1)

@@ -21,7 +21,7 @@ from loopwright import flags
 from loopwright.trainer.commands import fit, jobs, machine, setup
 
 #: The grid that `fit_tuned` is the best of, as far as the values divide the steps of a lap.
-STEPS_PER_EXECUTION = (1, 5, 20, 50)
+STEPS_PER_EXECUTION = (1, 5, 25, 50)
 #: How many points `curve` draws.
 POINTS = 25
 _SEARCH_STEPS, _SEARCH_ROUNDS = 50, 3

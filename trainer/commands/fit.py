@@ -22,6 +22,10 @@ def check_same_as_fit(model: flags.Model, optimization: flags.Optimization) -> N
             "batches where the loop's counts updates, averages the weights (--ema_decay) at every batch, and keeps the sums "
             "among its slots; leave it out"
         )
+    if model.init_from is not None:
+        raise flags.UsageError(
+            f"--init_from={model.init_from}: both begin with the model's own first weights; leave it out"
+        )
     if model.metrics != "accuracy":
         raise flags.UsageError(f"--metrics={model.metrics}: the comparison with fit is made with accuracy alone")
 
