@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import subprocess
@@ -77,16 +78,17 @@ def run(argv: Sequence[str]) -> int:
 
 def _measure(cells: Sequence[Cell], keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """The result of all cells; `keep` is given what there is after each of them."""
-    from rich.console import Console
+    from loopwright.trainer.commands.data_progress import pieces
 
     benchmark = cells[0].benchmark
     facts = {"steps": benchmark.train_steps, "repeats": benchmark.repeats, "steps_per_call": benchmark.steps_per_call}
     result: dict[str, Any] = {"environment": {}, "method": {**facts, **METHOD, "fit_grid": []}, "rows": []}
     result |= {"failed": [], "curves": []}
-    with Console(stderr=True).status("") as status:
-        for number, cell in enumerate(cells, 1):
-            name = f"[{number}/{len(cells)}] {benchmark_output.title_of(benchmark_output.key_of(cell))}"
-            _measure_cell(cell, result, lambda text, name=name: status.update(f"{name}: {text}"))
+    a_cell = 1 + len(ROWS) * (2 + benchmark.repeats)  # the search; start, warm-up and laps of each row
+    with pieces(a_cell * len(cells)) as show:
+        for number, cell in enumerate(cells):
+            name, done = benchmark_output.title_of(benchmark_output.key_of(cell)), itertools.count(a_cell * number)
+            _measure_cell(cell, result, lambda text, name=name, done=done: show(f"{name}: {text}", next(done)))
             keep(result)
     return result
 

@@ -131,7 +131,7 @@ def print_tables(result: Mapping[str, Any]) -> None:
             console.print(line, soft_wrap=True)
         console.print()
     legend = "±: half of the 95% interval; tie: the ratio's interval holds 1; start: to the end of the first step"
-    console.print(legend, style="dim", soft_wrap=True)
+    console.print(legend, style="dim")
 
 
 def _cell(row: Mapping[str, Any]) -> tuple:

@@ -1,14 +1,14 @@
-"""What a terminal shows of work that takes a while before training: a bar, or a line that says what is being done."""
+"""What a terminal shows of work other than training that takes a while: a bar, or a line that says what is being done."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 
 class DataProgress:
@@ -57,3 +57,14 @@ def status(what: str, *, moves: bool = True) -> Iterator[None]:
     # A file of its own: TensorFlow's start takes standard error away for a while.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as file, Console(file=file).status(f"{what} …"):
         yield
+
+
+@contextlib.contextmanager
+def pieces(total: int) -> Iterator[Callable[[str, int], None]]:
+    """`show(what, done)`: says what is being done of so many pieces of work, and the time left; nothing elsewhere."""
+    console = Console(stderr=True)
+    bar = [BarColumn()] if console.width >= 100 else []
+    columns = (TextColumn("{task.description}"), *bar, TaskProgressColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda what, done: progress.update(task, description=what, completed=done)
