@@ -79,7 +79,7 @@ class Checkpoint:
         self.hash_tensors, self.say = hash_tensors, say
         self._background = Background()
         self._copy: tree.HostCopy | None = None
-        self._step: int | None = None  # what was saved last, or restored
+        self.saved_step: int | None = None  # the step of what was saved last, or restored
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -98,7 +98,7 @@ class Checkpoint:
             return
         step = int(state.step)
         self._background.join()
-        if step == self._step:
+        if step == self.saved_step:
             return
         with self._failure_told(step):
             self.before_commit()
@@ -120,11 +120,11 @@ class Checkpoint:
         """
         self._background.join()
         step = int(state.step)
-        if step != self._step:
+        if step != self.saved_step:
             with self._failure_told(step):
                 self.before_commit()
             self._commit(_root(state), step, self._facts(state, step))
-        return self._folder(step) if step == self._step else None
+        return self._folder(step) if step == self.saved_step else None
 
     def folders(self) -> list[pathlib.Path]:
         """The committed checkpoints, oldest first."""
@@ -140,7 +140,7 @@ class Checkpoint:
         `allow_fresh_start`, where all are damaged or gone: nothing is begun afresh without being asked for.
         """
         self._background.join()
-        self._step, skipped = None, []
+        self.saved_step, skipped = None, []
         for folder in reversed(self.folders()):
             try:
                 manifest = commit.read_manifest(folder)
@@ -149,14 +149,14 @@ class Checkpoint:
                 continue
             self.check_facts(folder, manifest)
             load(folder, manifest, state)
-            self._step = int(state.step)
+            self.saved_step = int(state.step)
             break
-        if self._step is None and not allow_fresh_start:
+        if self.saved_step is None and not allow_fresh_start:
             self._refuse_fresh_start(skipped)
         for folder, reason in skipped:
             self.say(f"a damaged checkpoint is skipped: {reason}; it's kept as {commit.set_aside(folder).name}")
         self._renew_latest()
-        return self._step
+        return self.saved_step
 
     def check_facts(self, folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
         """Raises TrainingError (exit 2), with the differences, for a checkpoint of another run or of other data."""
@@ -186,15 +186,13 @@ class Checkpoint:
         if nonfinite is not None:
             refusal = f"step {step} is not saved: {nonfinite} has values that aren't finite"
             if self.abort_on_nonfinite:
-                raise TrainingError(
-                    f"{refusal}; lower --learning_rate, or leave such updates out with --on_nonfinite=skip"
-                )
+                raise TrainingError(f"{refusal}; lower --learning_rate")
             self.say(refusal)
             return
         folder = self._folder(step)
         with self._failure_told(step):
             commit.commit_folder(folder, lambda temporary: root.write(str(temporary / PREFIX)), facts)
-            self._step = step
+            self.saved_step = step
             commit.replace_file(self.directory / _LATEST, folder.name + "\n")
             self.retention.apply(folder, facts.get("evaluation", {}))
 

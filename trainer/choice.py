@@ -40,10 +40,11 @@ def choose(
     The warm-up, a tenth of the steps, is all there is of a candidate that takes five times as long as another in it. Where
     the feed ends before, fewer steps are measured.
 
-    Raises TrainingError when no candidate runs, or when the state isn't what it was, by hash.
+    Raises TrainingError when no candidate runs, when the feed ends too soon for any measurement, or when the state isn't
+    what it was, by hash.
     """
     if getattr(feed, "end", None) is not None:
-        steps = max(1, min(steps, int((feed.end - int(state.step) - 1) / (repeats + 0.1))))
+        steps = _steps_before(feed.end - int(state.step), steps, repeats, len(candidates))
     before, hashes, names = state.tensors(), state.hashes(), state.window_names
     try:
         seconds, failed = _measure(state, step, feed, candidates, steps, repeats)
@@ -60,6 +61,18 @@ def choose(
     return Choice(min(milliseconds, key=lambda name: milliseconds[name]), milliseconds, failed)
 
 
+def _steps_before(left: int, steps: int, repeats: int, candidates: int) -> int:
+    """As many of the steps as can be measured where the feed has so many left. Each warm-up begins where the last ended."""
+    for fewer in range(steps, 0, -1):
+        if candidates * (1 + _warm_up(fewer)) + repeats * fewer <= left:
+            return fewer
+    raise TrainingError(f"the feed ends in {left} steps, too soon to measure executions; name one with --execution")
+
+
+def _warm_up(steps: int) -> int:
+    return max(1, steps // 10)
+
+
 def _measure(
     state: TrainState, step: Step, feed: Any, candidates: Mapping[str, Execution], steps: int, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
@@ -71,7 +84,7 @@ def _measure(
         try:
             runs[name] = execution(state, step, feed)
             _seconds_a_step(state, runs[name], 1)  # compiles
-            warm_up[name] = _seconds_a_step(state, runs[name], max(1, steps // 10))
+            warm_up[name] = _seconds_a_step(state, runs[name], _warm_up(steps))
         except TrainingError as error:
             runs.pop(name, None)
             failed[name] = str(error)

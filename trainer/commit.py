@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ SCHEMA = 1
 _OWN_DIGEST = "manifest_sha256"
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
+_DEBRIS = re.compile(r"(\.tmp-|\.old-)\d+-(.+)")  # with the number of the process that left it
 _DAMAGED = "damaged-"
 
 
@@ -176,10 +178,13 @@ def sweep(parent: str | os.PathLike[str]) -> list[str]:
     A folder whose writer died between moving it aside and putting the new one in its place is put back.
     """
     parent, swept = pathlib.Path(parent), []
-    for path in sorted([*parent.glob(f"{_TEMPORARY}*"), *parent.glob(f"{_REPLACED}*")]):
+    for path in sorted(parent.glob(".*")):
+        match = _DEBRIS.fullmatch(path.name)
+        if match is None:
+            continue
         swept.append(path.name)
-        name = path.name.removeprefix(_REPLACED).partition("-")[2]
-        if path.name.startswith(_REPLACED) and not (parent / name).exists():
+        kind, name = match.groups()
+        if kind == _REPLACED and not (parent / name).exists():
             path.rename(parent / name)
         else:
             _remove(path)

@@ -223,7 +223,7 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def forget(folder: pathlib.Path, name: str) -> None:
-    """Takes a file that is about to be replaced, unchecked, out of the manifest."""
+    """Takes a file that was replaced, unchecked, out of the manifest."""
     manifest = _read_manifest(folder)
     if manifest["files"].pop(name, None) is not None:
         commit.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")

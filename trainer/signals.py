@@ -24,7 +24,7 @@ class Interrupted(Exception):
     """The run was stopped by a signal; the program exits with 128 + the signal's number."""
 
     def __init__(self, signum: int, step: int, *, saved: bool) -> None:
-        kept = "which is saved" if saved else "which isn't finite and not saved"
+        kept = "which is saved" if saved else "which is not saved"
         super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}, {kept}")
         self.exit_code = 128 + signum
 
@@ -44,7 +44,7 @@ class SaveOnSignal:
         self.checkpoint = checkpoint
         self._signum: int | None = None
         self._former: dict[int, Any] = {}
-        self._step = 0
+        self._step: int | None = None
 
     def __enter__(self) -> SaveOnSignal:
         self._ours, theirs = socket.socketpair()
@@ -63,14 +63,16 @@ class SaveOnSignal:
         self._wakes.close()  # Ends the thread.
         self._thread.join()
         self._ours.close()
-        if exc_info[0] is None:  # A signal after the last call: all is saved.
-            self._raise(saved=True)
+        if exc_info[0] is None:  # A signal after the last call, where one came: what could be saved is saved.
+            saved_step = self.checkpoint.saved_step
+            self._step = saved_step if self._step is None else self._step
+            self._raise(saved=self._step == saved_step)
 
     def _raise(self, *, saved: bool) -> None:
         """Raises `Interrupted` for the signal that came, if one came, and only once."""
         signum, self._signum = self._signum, None
         if signum is not None:
-            raise Interrupted(signum, self._step, saved=saved)
+            raise Interrupted(signum, self._step or 0, saved=saved)
 
     def _catch(self, signum: int, frame: FrameType | None) -> None:
         """The Python handler: a signal that comes between two calls counts at once, before the thread has woken."""

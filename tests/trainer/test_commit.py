@@ -135,8 +135,11 @@ def test_sweep_removes_what_dead_writers_left(tmp_path: pathlib.Path) -> None:
     (tmp_path / ".tmp-1-x").mkdir()
     (tmp_path / ".tmp-1-x" / "half").write_text("h")
     (tmp_path / ".tmp-2-file").write_text("h")
+    theirs = [".old-config", ".tmp-notes", ".profile"]
+    for name in theirs:
+        (tmp_path / name).write_text("no debris")
     assert commit.sweep(tmp_path) == [".tmp-1-x", ".tmp-2-file"]
-    assert names(tmp_path) == ["kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "kept"])
 
 
 def test_sweep_puts_back_a_folder_whose_writer_died_while_replacing_it(tmp_path: pathlib.Path) -> None:

@@ -206,8 +206,12 @@ def test_choice_ends_before_the_feed_does(make_state: Any, make_feed: Any, objec
     state, step = make_state(dropout_mlp), trainer.gradient_step(objective)
     feed = make_feed(320, shuffle=False)
     assert feed.end == 20
-    choice = trainer.choose(state, step, feed, {"graph": trainer.graph(4)})
-    assert choice.milliseconds["graph"] > 0
+    choice = trainer.choose(state, step, feed, {"graph": trainer.graph(4), "other": trainer.graph(3)})
+    assert min(choice.milliseconds.values()) > 0
+    with pytest.raises(trainer.TrainingError, match="ends in 5 steps, too soon"):
+        trainer.choose(
+            state, step, make_feed(80, shuffle=False), {"graph": trainer.graph(4), "other": trainer.graph(3)}
+        )
 
 
 @pytest.mark.slow

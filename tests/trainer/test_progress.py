@@ -126,13 +126,25 @@ def test_no_signal_changes_nothing(make_state: Any, tmp_path: pathlib.Path) -> N
 def test_signal_after_the_last_call_ends_the_run_all_the_same(make_state: Any, tmp_path: pathlib.Path) -> None:
     state = make_state()
     state.step.assign(7)
+    checkpoint = trainer.Checkpoint(tmp_path)
     with (
         pytest.raises(Interrupted, match="SIGTERM at step 7, which is saved") as stopped,
-        SaveOnSignal(trainer.Checkpoint(tmp_path)) as save_on_signal,
+        SaveOnSignal(checkpoint) as save_on_signal,
     ):
+        checkpoint(state, {})
         save_on_signal(state, {})
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.exit_code == 143
+
+
+def test_signal_after_the_last_call_does_not_call_saved_what_is_not(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state()
+    state.model.variables[0].assign(tf.fill(state.model.variables[0].shape, float("nan")))
+    checkpoint = trainer.Checkpoint(tmp_path, say=lambda line: None)
+    with pytest.raises(Interrupted, match="at step 0, which is not saved"), SaveOnSignal(checkpoint) as hook:
+        hook(state, {})
+        checkpoint(state, {})
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_best_value_is_remembered_by_a_run_that_goes_on() -> None:

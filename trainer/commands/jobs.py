@@ -132,8 +132,9 @@ def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathl
     with in_turn(folder):
         commit.sweep(folder)
         try:
-            formats.forget(folder, "model.h5")
-            return trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
+            path = trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
+            formats.forget(folder, path.name)
+            return path
         except RawOperations as error:
             print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
             with trainer.averaged_weights(state.model, state.optimizer):

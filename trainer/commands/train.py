@@ -223,7 +223,7 @@ def _resolve_execution(
             return resolved, {}
     candidates = {name: jobs.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
     with setup.bad_samples_named(
-        dataset, feed, job.state, ahead=200
+        dataset, feed, job.state, ahead=200 + 3 * config.run.steps_per_call
     ):  # the state is put back before the error comes here
         choice = trainer.choose(job.state, job.step, feed, candidates)
     for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):

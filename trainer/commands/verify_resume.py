@@ -67,8 +67,9 @@ def _verify(
         if code != 0:
             found.append(f"the resumed run failed: {_last_line(said)}")
         break
-    if kills and not phases and not found:
-        found.append("kills: none came before the run's end, so nothing was shown; give it more --train_steps")
+    done, least = sum(phases.values()), len(kills) if kill_at else min(1, len(kills))
+    if done < least and not found:
+        found.append(f"kills: {done} of {len(kills)} came before the run's end; give it more --train_steps")
     damage = None
     if not found:
         damage, found = _damage(killed, command, said)
@@ -77,7 +78,7 @@ def _verify(
     return {
         "equal": not found,
         "differences": found,
-        "kills": {"asked": len(kills), "done": sum(phases.values()), "phases": dict(phases)},
+        "kills": {"asked": len(kills), "done": done, "phases": dict(phases)},
         "damage": damage,
         "compared": killing.counts(straight),
     }
@@ -85,7 +86,7 @@ def _verify(
 
 def _check_kills(kill_at: list[int], num_steps: int | None) -> None:
     """Raises UsageError for a kill that would come after the end; None for an end that isn't known yet."""
-    late = [step for step in kill_at if num_steps is not None and step >= num_steps]
+    late = [step for step in kill_at if num_steps is not None and step > num_steps]
     if late:
         raise flags.UsageError(f"--kill_at={late[0]}: the run ends at step {num_steps}; kill it before")
 
