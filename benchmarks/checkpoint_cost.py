@@ -35,8 +35,8 @@ def seconds(state, step, feed, execute, steps: int, checkpoint) -> float:
     return time.perf_counter() - start
 
 
-def cost(data_dir: str | None, steps: int, repeats: int) -> dict:
-    dataset = data.load("mnist_5k", data_dir=data_dir)
+def cost(name: str, data_dir: str | None, steps: int, repeats: int) -> dict:
+    dataset = data.load(name, data_dir=data_dir)
     state, step = turns.job(dataset, "cnn")
     feed = dataset.train_feed(batch_size=32, seed=0)
     execute = trainer.graph(50)(state, step, feed)
@@ -93,13 +93,14 @@ def stall(parameters: int, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="mnist_5k", help="images:cifar_shaped for images of CIFAR-10's shape")
     parser.add_argument("--data_dir")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parameters", type=int, default=100_000_000)
     arguments = parser.parse_args()
     result = {
-        "cost": cost(arguments.data_dir, arguments.steps, arguments.repeats),
+        "cost": cost(arguments.dataset, arguments.data_dir, arguments.steps, arguments.repeats),
         "stall": stall(arguments.parameters, 3),
     }
     print(json.dumps(result, indent=1))

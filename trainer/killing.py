@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from loopwright.trainer import commit
+from loopwright.trainer import commit, json_lines
 
 #: What differs between two runs of the same bits.
 VOLATILE = ("wall_time", "examples_per_second")
@@ -158,11 +158,7 @@ def _last_checkpoint(run: pathlib.Path) -> pathlib.Path:
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """The whole lines of a JSON lines file, without what is volatile."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    parsed = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in line.items() if name not in VOLATILE} for line in parsed]
+    return [{name: value for name, value in line.items() if name not in VOLATILE} for line in json_lines.read(path)]
 
 
 def _first_difference(straight: list[dict[str, Any]], killed: list[dict[str, Any]]) -> str | None:

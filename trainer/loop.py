@@ -90,9 +90,7 @@ def train(
     while current < num_steps and not stopped:
         before = current
         target = min([num_steps, *(hook.next_due(before) for hook in periodic)])
-        with tf.profiler.experimental.Trace(
-            "train", step_num=before, _r=1
-        ):  # a profile's mark of a step; free without one
+        with tf.profiler.experimental.Trace("train", step_num=before, _r=1):  # for a profile; free without one
             current += run(target - before)
         due = [hook for hook in hooks if _is_due(hook, before, current, last=current == num_steps)]
         if not due:

@@ -70,9 +70,7 @@ class AbortOnSkips:
             return
         skips = state.extras["skips"]
         total, longest = int(skips.total), int(skips.longest)
-        skips.longest.assign(
-            skips.in_row
-        )  # at every call, so that the state at a step doesn't depend on how long calls are
+        skips.longest.assign(skips.in_row)  # at every call, told of or not: else the state depends on their length
         if total == int(skips.told):
             return
         skips.told.assign(total)

@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from loopwright.trainer import json_lines
 from loopwright.trainer.clock import Clock
-from loopwright.trainer.commit import replace_file
 from loopwright.trainer.precision import scaling_values
 from loopwright.trainer.state import TrainState
 
@@ -88,17 +88,11 @@ class JsonLines:
 
     def read(self) -> list[dict[str, Any]]:
         """The whole records that are there; half a last line, which a killed process left, isn't one."""
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return json_lines.read(self.path)
 
     def cut(self, step: int) -> None:
         """Takes out the records past a step, which a run that goes on from there writes again; and half a last line."""
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if kept != lines:
-            replace_file(self.path, "".join(kept))
+        json_lines.cut(self.path, step)
 
     def __call__(self, record: Record) -> None:
         if self._file is None:

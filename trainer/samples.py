@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from loopwright.trainer.commit import replace_file
+from loopwright.trainer import json_lines
 from loopwright.trainer.objective import Metric
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.step import Batch, Step
@@ -32,11 +32,7 @@ class SampleLog:
 
     def cut(self, step: int) -> None:
         """Takes out the lines past a step, which a run that goes on from there writes again; and half a last line."""
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            if kept != lines:
-                replace_file(self.path, "".join(kept))
+        json_lines.cut(self.path, step)
 
     def logged(self, step: Step) -> Step:
         """The step, its samples logged."""

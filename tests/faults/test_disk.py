@@ -54,6 +54,12 @@ def test_disk_full(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathli
     survived("disk full")
 
 
+def take_handles(trainer: Any) -> None:
+    """Leaves the process no file handle beyond those that it has."""
+    count = sum(1 for _ in pathlib.Path(f"/proc/{trainer.pid}/fd").iterdir())
+    resource.prlimit(trainer.pid, resource.RLIMIT_NOFILE, (count, count))
+
+
 @pytest.mark.parametrize("limit", ["file size", "open files", "log size"])
 def test_limit_of_the_process(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any, limit: str
@@ -62,17 +68,30 @@ def test_limit_of_the_process(
     # The limit of a log's size falls on an event file, and that of a file's size on a checkpoint.
     saves = ["--checkpoint_every=500"] if limit == "log size" else []
     trainer = start(workdir, "--train_steps=1000", *saves)
-    assert trainer.until_step(16), trainer.said()  # with handles gone, TensorFlow couldn't even trace an evaluation
+    assert trainer.until_step(16), trainer.said()  # past the first evaluation: see the next test
     if limit in ("file size", "log size"):
         resource.prlimit(trainer.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     else:
-        count = sum(1 for _ in pathlib.Path(f"/proc/{trainer.pid}/fd").iterdir())
-        resource.prlimit(trainer.pid, resource.RLIMIT_NOFILE, (count, count))
+        take_handles(trainer)
     assert_failed_in_one_line(trainer, "File too large", "Too many open files")
     if not saves:
         assert assert_whole(workdir) >= 5
     goes_on(workdir)
     survived(f"limit of {limit}")
+
+
+def test_no_handle_left_for_the_first_evaluation(
+    start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any
+) -> None:
+    """TensorFlow traces it without its source, or aborts without its random device; whatever it says, nothing is lost."""
+    workdir = tmp_path / "run"
+    trainer = start(workdir, "--train_steps=1000")
+    assert trainer.until_step(6), trainer.said()
+    take_handles(trainer)
+    assert trainer.wait() != 0
+    assert assert_whole(workdir) >= 5
+    goes_on(workdir)
+    survived("no handle left in an evaluation")
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing; `make faults` installs it")

@@ -60,9 +60,9 @@ def status(what: str, *, moves: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pieces(total: int) -> Iterator[Callable[[str, int], None]]:
-    """`show(what, done)`: says what is being done of so many pieces of work, and the time left; nothing elsewhere."""
-    console = Console(stderr=True)
+def pieces(total: int, console: Console | None = None) -> Iterator[Callable[[str, int], None]]:
+    """`show(what, done)`: what is being done of so many pieces of work, and the time left; nothing without a terminal."""
+    console = console or Console(stderr=True)
     bar = [BarColumn()] if console.width >= 100 else []
     columns = (TextColumn("{task.description}"), *bar, TaskProgressColumn(), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loopwright import flags
+from loopwright.trainer import json_lines
 from loopwright.trainer.commands import workdir
 from loopwright.trainer.commands.outcome import duration
 from loopwright.trainer.commands.watch import PREDICTIONS
@@ -86,14 +87,12 @@ def read_run(folder: pathlib.Path) -> Run:
     if config is None:
         raise flags.UsageError(f"--workdir={folder}: holds no run ({folder / workdir.FLAGFILE} is missing)")
     try:
-        metrics = folder / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
         kept = folder / PREDICTIONS
         return Run(
             folder=folder,
             config=config,
             facts=_json(folder / "run.json"),
-            records=[json.loads(line) for line in lines if line.endswith("\n")],  # without half a line of a killed run
+            records=json_lines.read(folder / "metrics.jsonl"),
             summary=_json(folder / "summary.json"),
             goodput=total(_json(folder / "goodput.json").get("processes", [])),
             exports=_json(folder / "exports" / "manifest.json"),

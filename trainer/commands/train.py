@@ -222,9 +222,8 @@ def _resolve_execution(
         if not workdir.identity_differences(folder, resolved):
             return resolved, {}
     candidates = {name: jobs.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
-    with setup.bad_samples_named(
-        dataset, feed, job.state, ahead=200 + 3 * config.run.steps_per_call
-    ):  # the state is put back before the error comes here
+    ahead = 200 + 3 * config.run.steps_per_call  # of the state, which is put back before an error comes here
+    with setup.bad_samples_named(dataset, feed, job.state, ahead=ahead):
         choice = trainer.choose(job.state, job.step, feed, candidates)
     for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):
         print(f"execution {name}: {milliseconds:.3f} ms a step", file=sys.stderr)
