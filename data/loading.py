@@ -15,7 +15,7 @@ from loopwright.data import array_records, prepare
 from loopwright.data.catalog import DATASETS, FEEDS
 from loopwright.data.dataset import Dataset, Options, Progress, default_memory_budget
 from loopwright.data.decoding import Decoder, Keys
-from loopwright.data.errors import DataError
+from loopwright.data.errors import DataError, first_line
 from loopwright.data.image_folder import ImageFolder
 from loopwright.data.records import ARRAY_RECORD, RecordFiles
 from loopwright.data.stored import RecordSplit, StoredSplit
@@ -136,8 +136,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             f"--dataset={name}: no such dataset; {hint}'loopwright datasets' lists them", exit_code=2
         ) from None
     except (ValueError, AssertionError) as error:
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"--dataset={name}: {first_line}", exit_code=2) from None
+        raise DataError(f"--dataset={name}: {first_line(error)}", exit_code=2) from None
 
 
 def _load_folder(

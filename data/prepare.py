@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from loopwright.data.errors import DataError
+from loopwright.data.errors import DataError, first_line
 
 _SECONDS_TO_REACH = 5.0
 
@@ -43,8 +43,7 @@ def ensure_prepared(
     try:
         builder.download_and_prepare(download_config=config, file_format=file_format)
     except (OSError, AssertionError, tfds.download.DownloadError, tfds.download.NonMatchingChecksumError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise NotPrepared(_ways_out(builder, reason)) from error
+        raise NotPrepared(_ways_out(builder, first_line(error))) from error
 
 
 def _missing_urls(builder: Any, manual_dir: str | None) -> list[str]:

@@ -9,6 +9,7 @@ The files are `tf.train.Checkpoint`'s own. Plain TensorFlow reads them:
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -22,9 +23,9 @@ import tensorflow as tf
 
 from loopwright.trainer import commit, tree
 from loopwright.trainer.background import Background
-from loopwright.trainer.errors import TrainingError
-from loopwright.trainer.guards import first_nonfinite
+from loopwright.trainer.errors import TrainingError, first_line, reason
 from loopwright.trainer.retention import Retention
+from loopwright.trainer.saver import Saver
 from loopwright.trainer.state import TrainState
 
 PREFIX = "state"
@@ -78,7 +79,7 @@ class Checkpoint:
         self.asynchronous, self.abort_on_nonfinite = asynchronous, abort_on_nonfinite
         self.hash_tensors, self.say = hash_tensors, say
         self._background = Background()
-        self._copy: tree.HostCopy | None = None
+        self._saver: Saver | None = None
         self.saved_step: int | None = None  # the step of what was saved last, or restored
 
     def __enter__(self) -> Checkpoint:
@@ -92,21 +93,12 @@ class Checkpoint:
                 raise
             self.say(str(error))  # Another error is on its way already.
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
-        if not self.asynchronous:
-            self.save(state)
-            return
-        step = int(state.step)
-        self._background.join()
-        if step == self.saved_step:
-            return
-        with self._failure_told(step):
-            self.before_commit()
-        if self._copy is None:
-            self._copy = tree.HostCopy(_root(state))
-        self._copy.update()
-        root, facts = self._copy.root, self._facts(state, step)
-        self._background.start(lambda: self._commit(root, step, facts))
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        commits = self._begin(state)
+        if commits is not None and self.asynchronous:
+            self._background.start(commits)
+        elif commits is not None:
+            commits()
 
     def check(self) -> None:
         """Raises what the asynchronous save failed with, if it has failed."""
@@ -118,12 +110,10 @@ class Checkpoint:
         A step that was saved or restored last is left as it is. Raises TrainingError where it can't be written; what was
         committed before is untouched.
         """
-        self._background.join()
+        commits = self._begin(state)
+        if commits is not None:
+            commits()
         step = int(state.step)
-        if step != self.saved_step:
-            with self._failure_told(step):
-                self.before_commit()
-            self._commit(_root(state), step, self._facts(state, step))
         return self._folder(step) if step == self.saved_step else None
 
     def folders(self) -> list[pathlib.Path]:
@@ -153,8 +143,8 @@ class Checkpoint:
             break
         if self.saved_step is None and not allow_fresh_start:
             self._refuse_fresh_start(skipped)
-        for folder, reason in skipped:
-            self.say(f"a damaged checkpoint is skipped: {reason}; it's kept as {commit.set_aside(folder).name}")
+        for folder, damage in skipped:
+            self.say(f"a damaged checkpoint is skipped: {damage}; it's kept as {commit.set_aside(folder).name}")
         self._renew_latest()
         return self.saved_step
 
@@ -168,6 +158,20 @@ class Checkpoint:
                 exit_code=2,
             )
 
+    def _begin(self, state: TrainState) -> Callable[[], None] | None:
+        """Does what training must wait for, and returns what does the rest; None for the step that was saved last."""
+        self._background.join()
+        step = int(state.step)
+        if step == self.saved_step:
+            return None
+        with self._failure_told(step):
+            self.before_commit()
+        root = _root(state)
+        if self._saver is None or not self._saver.serves(root):
+            self._saver = Saver(root, copied=self.asynchronous)
+        self._saver.take()
+        return functools.partial(self._commit, self._saver, step, self._facts(state, step))
+
     def _facts(self, state: TrainState, step: int) -> dict[str, Any]:
         scores = {name: value for name, value in self.evaluation().items() if math.isfinite(value)}
         facts = {"step": step, "tensorflow": tf.__version__, "keras": keras.__version__, **self.facts}
@@ -180,9 +184,9 @@ class Checkpoint:
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / f"{step:08d}"
 
-    def _commit(self, root: Any, step: int, facts: Mapping[str, Any]) -> None:
-        """Commits a tree, makes it the latest, and deletes what needn't be kept."""
-        nonfinite = first_nonfinite(root)
+    def _commit(self, saver: Saver, step: int, facts: Mapping[str, Any]) -> None:
+        """Commits what a saver writes, makes it the latest, and deletes what needn't be kept."""
+        nonfinite = saver.first_nonfinite()
         if nonfinite is not None:
             refusal = f"step {step} is not saved: {nonfinite} has values that aren't finite"
             if self.abort_on_nonfinite:
@@ -191,7 +195,7 @@ class Checkpoint:
             return
         folder = self._folder(step)
         with self._failure_told(step):
-            commit.commit_folder(folder, lambda temporary: root.write(str(temporary / PREFIX)), facts)
+            commit.commit_folder(folder, lambda temporary: saver.write(temporary / PREFIX), facts)
             self.saved_step = step
             commit.replace_file(self.directory / _LATEST, folder.name + "\n")
             self.retention.apply(folder, facts.get("evaluation", {}))
@@ -201,10 +205,9 @@ class Checkpoint:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            reason = getattr(error, "strerror", None) or _first_line(error)
             raise TrainingError(
-                f"step {step} can't be saved in {self.directory}: {reason}; the checkpoints before it are whole: put that "
-                "right, and the same command goes on from the newest"
+                f"step {step} can't be saved in {self.directory}: {reason(error)}; the checkpoints before it are whole: put "
+                "that right, and the same command goes on from the newest"
             ) from error
 
     def _renew_latest(self) -> None:
@@ -304,7 +307,7 @@ def load(folder: pathlib.Path, manifest: Mapping[str, Any], state: TrainState, *
         else:
             status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise TrainingError(f"{folder} doesn't fit this model and optimizer: {_first_line(error)}") from error
+        raise TrainingError(f"{folder} doesn't fit this model and optimizer: {first_line(error)}") from error
     if exact and "tensors" in manifest:
         hashes = state.hashes()
         changed = [name for name, digest in manifest["tensors"].items() if hashes.get(name) != digest]
@@ -354,7 +357,3 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
         elif there.get(name) != value:
             found.append(f"{prefix}{name}: {there.get(name)} there, {value} here")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

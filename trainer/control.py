@@ -70,7 +70,7 @@ class EarlyStop(_Patience):
         """Why it stops, for people."""
         return f"{self.monitor} has not improved for {int(self.wait)} evaluations"
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self.update()
         if self.exhausted():
             raise StopTraining(self.reason())
@@ -88,7 +88,7 @@ class ReduceOnPlateau(_Patience):
             raise ValueError(f"factor={factor}: a lower rate needs a factor between 0 and 1")
         self.factor = factor
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self.update()
         if self.exhausted():
             state.optimizer.learning_rate = float(state.optimizer.learning_rate) * self.factor

@@ -117,7 +117,7 @@ class Evaluate:
         self.last: dict[str, float] = {}
         self._run: Callable[[], dict[str, float]] | None = None
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         if self._run is None:
             self._run = evaluator(state, self.feed, self.objective)
         self.last = self._run()

@@ -18,7 +18,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from loopwright.trainer.commit import replace_path, sweep
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.errors import TrainingError, reason
 
 _VERSION = "brain.Event:2"
 _MARK = "tfevents"
@@ -65,9 +65,9 @@ def _told(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        reason = error.message.rpartition("; ")[2].strip() or type(error).__name__
         raise TrainingError(
-            f"{path} can't be written: {reason}; put that right, and the same command goes on from the newest checkpoint"
+            f"{path} can't be written: {reason(error)}; put that right, and the same command goes on from the newest "
+            "checkpoint"
         ) from error
 
 

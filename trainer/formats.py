@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer import commit, inference
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.errors import TrainingError, first_line
 from loopwright.trainer.export import export_h5
 from loopwright.trainer.lock import in_turn
 from loopwright.trainer.optimizers import averaged_weights
@@ -168,8 +168,7 @@ def _write_litert(served: _Served, path: pathlib.Path) -> None:
     try:
         path.write_bytes(converter.convert())
     except Exception as error:  # the converter raises its own, of many kinds
-        line = next((part.strip() for part in str(error).splitlines() if part.strip()), type(error).__name__)
-        raise TrainingError(f"format litert: the model can't be converted ({line[:200]})") from error
+        raise TrainingError(f"format litert: the model can't be converted ({first_line(error)})") from error
 
 
 def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> dict[str, float]:

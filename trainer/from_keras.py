@@ -200,8 +200,8 @@ def keras_callback(
     callback.on_train_begin({})
     callback.on_epoch_begin(int(state.step) // steps_per_epoch, {})
 
-    def epoch_end(state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
-        logs = {key: float(value) for key, value in metrics.items()}
+    def epoch_end(state: TrainState, metrics: Mapping[str, float]) -> None:
+        logs = dict(metrics)
         if evaluate is not None:
             logs |= {f"val_{key}": value for key, value in evaluate.last.items()}
         epoch = int(state.step) // steps_per_epoch

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import tensorflow as tf
 
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.state import TrainState
-from loopwright.trainer.tree import leaves, name_of, variable_of
-
-
-def first_nonfinite(root: Any) -> str | None:
-    """The first weight or slot below a checkpoint's root that holds an infinite value or a NaN; None without one."""
-    for part in ("model", "optimizer"):
-        for path, owner in leaves(getattr(root, part)):
-            variable = variable_of(owner)
-            # In NumPy: a state has many small variables, for which a call of TensorFlow costs more than the numbers.
-            if variable is not None and variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
-                return name_of(owner, f"{part}/{path}")
-    return None
 
 
 class AbortOnNonfinite:
@@ -33,11 +18,11 @@ class AbortOnNonfinite:
 
     reads_metrics = False
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         loss = metrics.get("loss")
-        if loss is not None and not bool(tf.math.is_finite(loss)):
+        if loss is not None and not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {float(loss):g} up to step {int(state.step)}, which is not saved; lower --learning_rate, or "
+                f"the loss is {loss:g} up to step {int(state.step)}, which is not saved; lower --learning_rate, or "
                 "leave such updates out with --on_nonfinite=skip"
             )
 
@@ -64,7 +49,7 @@ class StallTimeout:
     def __exit__(self, *exc_info: object) -> None:
         faulthandler.cancel_dump_traceback_later()
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self._watch()
 
     def _watch(self) -> None:

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from loopwright.trainer import model_files
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.errors import TrainingError, first_line
 from loopwright.trainer.optimizers import SCHEDULES, inner_optimizer
 from loopwright.trainer.state import TrainState
 from loopwright.trainer.twin import frozen_variables, functional_twin, thawed
@@ -80,7 +80,7 @@ def restore_h5(path: str | os.PathLike[str], state: TrainState, input_shape: Any
         with thawed(twin):
             twin.load_weights(path)
     except (ValueError, KeyError) as error:
-        raise TrainingError(f"{path} doesn't fit the model: {_first_line(error)}") from error
+        raise TrainingError(f"{path} doesn't fit the model: {first_line(error)}") from error
     _assign(path, state, twin, facts, arrays)
     return facts
 
@@ -158,7 +158,7 @@ def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
                 raise TrainingError(f"{path} has schema {record['schema']!r}; this version reads {SCHEMA}")
             arrays = {name: file[GROUP][name][()] for name in record["sha256"]}
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged ({_first_line(error)})") from error
+        raise TrainingError(f"{path} is damaged ({first_line(error)})") from error
     for name, digest in record["sha256"].items():
         if _sha256(arrays[name]) != digest:
             raise TrainingError(f"{path} is damaged: {name} doesn't match its SHA-256")
@@ -285,7 +285,3 @@ def _all_slots(values: list[Any]) -> bool:
 
 def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer import model_files
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.errors import TrainingError, first_line
 
 REQUEST = "request.json"
 
@@ -73,7 +73,7 @@ def _saved_model(path: pathlib.Path, trust: bool) -> Predictor:
         ((name, spec),) = signature.structured_input_signature[1].items()
         ((output, _),) = signature.structured_outputs.items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, tf.errors.OpError) as error:
-        raise TrainingError(f"{path} can't be loaded ({_first_line(error)})") from error
+        raise TrainingError(f"{path} can't be loaded ({first_line(error)})") from error
     asset = getattr(loaded, "class_names", None)
     names = pathlib.Path(asset.asset_path.numpy().decode()).read_text(encoding="utf-8").splitlines() if asset else ()
     return Predictor(
@@ -93,7 +93,7 @@ def _litert(path: pathlib.Path) -> Predictor:
             interpreter = tf.lite.Interpreter(str(path))
         (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
     except (OSError, ValueError, RuntimeError) as error:
-        raise TrainingError(f"{path} can't be loaded ({_first_line(error)})") from error
+        raise TrainingError(f"{path} can't be loaded ({first_line(error)})") from error
 
     def call(x: np.ndarray) -> np.ndarray:
         interpreter.resize_tensor_input(given["index"], x.shape)
@@ -103,10 +103,6 @@ def _litert(path: pathlib.Path) -> Predictor:
         return interpreter.get_tensor(made["index"])
 
     return Predictor(call, tuple(given["shape_signature"][1:].tolist()), np.dtype(given["dtype"]).name)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _answer(folder: pathlib.Path) -> None:

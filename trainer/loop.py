@@ -27,11 +27,11 @@ class StopTraining(Exception):
 class Hook(Protocol):
     """Any callable of a state and the means of the metrics will do.
 
-    A plain callable is called after every call of the execution; `every` and `at_end` say when else. Metrics are float64
-    scalar tensors, the means since the last step at which a hook of an `every` read them.
+    A plain callable is called after every call of the execution; `every` and `at_end` say when else. Metrics are the
+    means since the last step at which a hook of an `every` read them; only who looks at one waits for its value.
     """
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None: ...
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None: ...
 
 
 class every:
@@ -51,7 +51,7 @@ class every:
         """The first step after `step` at which the hook is due."""
         return (step // self.n + 1) * self.n
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self.hook(state, metrics)
 
 
@@ -61,7 +61,7 @@ class at_end:
     def __init__(self, hook: Hook) -> None:
         self.hook = hook
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self.hook(state, metrics)
 
 
@@ -86,7 +86,7 @@ def train(
     if current >= num_steps:
         return state
     run = execution(state, step, feed)
-    metrics: Mapping[str, tf.Tensor] = {}
+    metrics: Mapping[str, float] = {}
     while current < num_steps and not stopped:
         before = current
         target = min([num_steps, *(hook.next_due(before) for hook in periodic)])
@@ -117,7 +117,7 @@ def _reads(hooks: list[Hook]) -> bool:
     return any(getattr(hook, "reads_metrics", False) for hook in hooks)
 
 
-def _take_metrics(state: TrainState, hooks: list[Hook]) -> dict[str, tf.Tensor]:
+def _take_metrics(state: TrainState, hooks: list[Hook]) -> Mapping[str, float]:
     """The window's means; the window is cleared here, before any hook, so that a checkpoint holds the new one."""
     metrics = state.window_means()
     if _reads(hooks):
@@ -125,7 +125,7 @@ def _take_metrics(state: TrainState, hooks: list[Hook]) -> dict[str, tf.Tensor]:
     return metrics
 
 
-def _call(hooks: list[Hook], state: TrainState, metrics: Mapping[str, tf.Tensor]) -> bool:
+def _call(hooks: list[Hook], state: TrainState, metrics: Mapping[str, float]) -> bool:
     """Calls the hooks in order; True if one of them asked to stop."""
     stopped = False
     for hook in hooks:

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import keras
 
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.errors import TrainingError, first_line
 
 #: What is read may be so many times as large as the file, and this many bytes above it.
 _EXPANSION, _ALLOWANCE = 20, 64 << 20
@@ -63,8 +63,7 @@ def load_model(
     try:
         return keras.models.load_model(path, **options, compile=compile)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        line = next((part for part in str(error).splitlines() if part.strip()), type(error).__name__)
-        raise TrainingError(f"{path} can't be loaded ({line.strip()[:200]})") from error
+        raise TrainingError(f"{path} can't be loaded ({first_line(error)})") from error
 
 
 def check(path: str | os.PathLike[str], *, known: Collection[str] = (), trust: bool = False) -> int:

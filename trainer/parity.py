@@ -138,7 +138,7 @@ class _Lockstep(keras.callbacks.Callback):
         self.last = self.comparison.compare(batch + 1)
         ours, theirs = self.state.window_means().get("loss"), (logs or {}).get("loss")
         if ours is not None and theirs is not None and np.isfinite(theirs) and np.isfinite(ours):
-            relative = abs(float(ours) - float(theirs)) / max(abs(float(theirs)), 1e-30)
+            relative = abs(ours - float(theirs)) / max(abs(float(theirs)), 1e-30)
             self.loss_difference = max(self.loss_difference or 0.0, relative)
 
 

@@ -65,7 +65,7 @@ class AbortOnSkips:
     def __init__(self, limit: int, say: Callable[[str], None] = lambda line: None) -> None:
         self.limit, self.say = limit, say
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         if "skips" not in state.extras:
             return
         skips = state.extras["skips"]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import tensorflow as tf
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -95,13 +94,13 @@ class Progress:
     def __exit__(self, *exc_info: object) -> None:
         self._live.stop()
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         now = self.now()
         if not self._moves or now - self._drawn < 1 / _REFRESHES_A_SECOND:
             return
         self._drawn = now
         self._bar.update(self._task, completed=int(state.step))
-        self._train = phrase({name: float(mean) for name, mean in metrics.items()})
+        self._train = phrase(metrics)
 
     def say(self, line: str) -> None:
         """Prints a line, above the bar where there is one."""

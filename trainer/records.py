@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from loopwright.trainer import json_lines
 from loopwright.trainer.clock import Clock
 from loopwright.trainer.precision import scaling_values
@@ -66,11 +64,9 @@ class Log:
         """Tells where training starts, so that the first record's speed counts from there."""
         self._last = (step, self.clock.training_seconds())
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         step, now = int(state.step), self.clock.training_seconds()
-        values = {name: float(mean) for name, mean in metrics.items()}
-        values["learning_rate"] = float(state.optimizer.learning_rate)
-        values |= scaling_values(state)
+        values = {**metrics, "learning_rate": float(state.optimizer.learning_rate), **scaling_values(state)}
         if self._last is not None and self.examples_per_step is not None and now > self._last[1]:
             values["examples_per_second"] = (step - self._last[0]) * self.examples_per_step / (now - self._last[1])
         self._last = (step, now)

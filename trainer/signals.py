@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-import tensorflow as tf
-
 from loopwright.trainer.checkpoint import Checkpoint
 from loopwright.trainer.clock import Clock
 from loopwright.trainer.state import TrainState
@@ -92,7 +90,7 @@ class SaveOnSignal:
                 os._exit(128 + signum)
             self._signum = self._signum or signum
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self.checkpoint.check()
         self._step = int(state.step)
         if self._signum is not None:
@@ -121,7 +119,7 @@ class ShortCalls:
         """The step at which the call must end."""
         return step + self._steps
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         now = (int(state.step), self.clock.training_seconds())
         if self._last is not None and now[1] > self._last[1]:
             seconds_per_step = (now[1] - self._last[1]) / max(1, now[0] - self._last[0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -87,12 +89,9 @@ class TrainState:
             self.window.assign(tf.zeros([len(names), 2], tf.float64))
         self.window_names = names
 
-    def window_means(self) -> dict[str, tf.Tensor]:
-        """Each metric's mean over the window: float64 scalars, NaN where nothing was counted."""
-        totals, weights = tf.unstack(self.window, axis=1)  # slices take longer than all the rest
-        means = tf.unstack(totals / weights)
-        named = dict(zip(self.window_names, means, strict=True))
-        return named | self.metric_results()
+    def window_means(self) -> WindowMeans:
+        """Each metric's mean over the window as it is now."""
+        return WindowMeans(self.window_names, self.window.value(), self.metric_results())
 
     def metric_results(self) -> dict[str, Any]:
         """The results of the Keras metrics, by name."""
@@ -104,7 +103,7 @@ class TrainState:
 
     def clear_window(self) -> None:
         """Starts a new window."""
-        self.window.assign(tf.zeros([len(self.window_names), 2], tf.float64))
+        self.window.assign(np.zeros([len(self.window_names), 2]))
         for metric in self.metrics:
             metric.reset_state()
 
@@ -141,3 +140,33 @@ class TrainState:
             name: hashlib.sha256(f"{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
             for name, a in self.tensors().items()
         }
+
+
+class WindowMeans(Mapping[str, float]):
+    """Means of a window, worked out when the first is asked for: training doesn't wait for what nobody reads.
+
+    Args:
+      names: of the metrics that are summed.
+      window: float64 `[M, 2]`, the total and the weight of each; without a weight the mean is NaN.
+      results: those of Keras metrics, scalars.
+    """
+
+    def __init__(self, names: Sequence[str], window: tf.Tensor, results: Mapping[str, Any]) -> None:
+        self._names, self._window, self._results = tuple(names), window, results
+        self._all = dict.fromkeys((*names, *results))
+
+    @functools.cached_property
+    def _means(self) -> dict[str, float]:
+        # Divided here: a call of TensorFlow takes longer than all of it.
+        means = [total / weight if weight else math.nan for total, weight in self._window.numpy().tolist()]
+        results = {name: float(value) for name, value in self._results.items()}
+        return dict(zip(self._names, means, strict=True)) | results
+
+    def __getitem__(self, name: str) -> float:
+        return self._means[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Iterator
@@ -10,8 +11,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
-
-from loopwright.trainer.errors import TrainingError
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
@@ -87,11 +86,7 @@ def match(prefix: pathlib.Path, root: Any) -> Match:
                 pairs.append(Pair(name_of(owner, key), leaf, key, tuple(shapes[key]), dtypes[key]))
         children = tf.train.TrackableView.children(owner)
         todo += [(c.node_id, children[c.local_name]) for c in graph.nodes[node].children if c.local_name in children]
-    missing = [
-        name_of(owner, path)
-        for path, owner in leaves(root)
-        if id(owner) not in found and variable_of(owner) is not None
-    ]
+    missing = [name_of(owner, path) for path, owner, _ in leaves(root) if id(owner) not in found]
     unexpected = [
         attribute.full_name if attribute.full_name not in ("", "Variable") else attribute.checkpoint_key
         for number, node in enumerate(graph.nodes)
@@ -101,21 +96,27 @@ def match(prefix: pathlib.Path, root: Any) -> Match:
     return Match(tuple(sorted(pairs, key=lambda pair: pair.key)), tuple(sorted(missing)), tuple(sorted(unexpected)))
 
 
-def leaves(root: Any) -> Iterator[tuple[str, Any]]:
-    """The variables below a trackable, each once, with the path that leads to it."""
+def leaves(root: Any) -> Iterator[tuple[str, Any, tf.Variable]]:
+    """The variables below a trackable, each once: the path that leads to it, it, and the TensorFlow variable that it is."""
+    for path, owner in nodes(root):
+        variable = variable_of(owner)
+        if variable is not None:
+            yield path, owner, variable
+
+
+def nodes(root: Any) -> Iterator[tuple[str, Any]]:
+    """A trackable and what is below it down to the variables, each once, with the path that leads to it."""
     seen: set[int] = set()
-    todo: list[tuple[str, Any]] = [("", root)]
+    todo = collections.deque([("", root)])
     while todo:
-        path, owner = todo.pop(0)
+        path, owner = todo.popleft()
         if id(owner) in seen:
             continue
         seen.add(id(owner))
-        if variable_of(owner) is not None:
-            yield path, owner
-            continue
-        todo += [
-            (f"{path}/{name}".lstrip("/"), child) for name, child in tf.train.TrackableView.children(owner).items()
-        ]
+        yield path, owner
+        if variable_of(owner) is None:
+            children = tf.train.TrackableView.children(owner).items()
+            todo += [(f"{path}/{name}".lstrip("/"), child) for name, child in children]
 
 
 def variable_of(owner: Any) -> tf.Variable | None:
@@ -128,45 +129,6 @@ def variable_of(owner: Any) -> tf.Variable | None:
 def name_of(owner: Any, otherwise: str) -> str:
     """A Keras variable's path; for others how the checkpoint calls them."""
     return owner.path if isinstance(owner, keras.Variable) else otherwise.partition("/.ATTRIBUTES")[0]
-
-
-class HostCopy:
-    """A second tree of the same form, with variables of its own in host memory, that a thread can write in its own time.
-
-    Its files are those that the tree itself gives. Keras variables can't be copied by TensorFlow's own asynchronous
-    checkpoints, which make a new variable at every save.
-
-    Raises TrainingError for a tree that holds lookup tables or other resources than variables.
-    """
-
-    def __init__(self, root: Any) -> None:
-        self._copies: list[tuple[Any, tf.Variable]] = []
-        self._kept: dict[int, tuple[Any, Any]] = {}  # the object too: its id must stay its own
-        with tf.device("CPU:0"):
-            self.root = self._twin(root)
-
-    def update(self) -> None:
-        """Copies every variable: the only part of an asynchronous save for which training waits."""
-        with tf.device("CPU:0"):
-            for variable, copy in self._copies:
-                copy.assign(tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(variable)))
-
-    def _twin(self, owner: Any) -> Any:
-        if id(owner) not in self._kept:
-            variable = variable_of(owner)
-            if variable is not None:
-                # The dynamic shape, which the window has, must be the copy's too.
-                twin: Any = tf.Variable(tf.zeros_like(variable), shape=variable.shape, trainable=False)
-                self._copies.append((variable, twin))
-            elif isinstance(owner, tf.saved_model.experimental.TrackableResource):
-                raise TrainingError(f"{type(owner).__name__} can't be saved with --async_checkpoints", exit_code=2)
-            else:
-                twin = tf.train.Checkpoint()
-            self._kept[id(owner)] = (owner, twin)
-            if variable is None:
-                for name, child in tf.train.TrackableView.children(owner).items():
-                    setattr(twin, name, self._twin(child))
-        return self._kept[id(owner)][1]
 
 
 def _shortened(names: tuple[str, ...], most: int = 12) -> str:

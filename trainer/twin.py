@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.errors import TrainingError, first_line
 
 
 class RawOperations(TrainingError):
@@ -18,10 +18,9 @@ class RawOperations(TrainingError):
     @classmethod
     def of(cls, model: keras.Model, error: Exception) -> RawOperations:
         """The error that says so."""
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return cls(
-            f"model {model.name!r} can't be written as .h5: its call isn't made of what Keras can rebuild ({reason}); "
-            "export_weights writes its weights"
+            f"model {model.name!r} can't be written as .h5: its call isn't made of what Keras can rebuild "
+            f"({first_line(error)}); export_weights writes its weights"
         )
 
 

@@ -44,7 +44,7 @@ class Pictures:
     ) -> None:
         self.predict, self.tensorboard, self.names, self.keep = predict, tensorboard, list(names), keep
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         found = self.predict()
         found.save(self.keep)
         scalars = []
@@ -83,7 +83,7 @@ class Histograms:
         self.tensorboard, self.objective, self.feed = tensorboard, objective, feed
         self._gradients: Callable[[Any], list[tf.Tensor]] | None = None
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         if self._gradients is None:
             self._gradients = tf.function(self._of_batch(state), input_signature=[self.feed.element_spec])
         step, before = int(state.step), state.tensors()
@@ -131,14 +131,14 @@ class Profile:
             return self.first
         return step + 1 if self._running else 2**62
 
-    def __call__(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         if int(state.step) == self.first:
             tf.profiler.experimental.start(self.logdir)
             self._running = True
         elif int(state.step) >= self.last:
             self.stop(state, metrics)
 
-    def stop(self, state: TrainState, metrics: Mapping[str, tf.Tensor]) -> None:
+    def stop(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """Writes what was recorded; nothing where nothing is being recorded."""
         if self._running:
             tf.profiler.experimental.stop()

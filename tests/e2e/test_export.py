@@ -115,6 +115,18 @@ main(sys.argv[1:])
 """
 
 
+def test_h5_of_a_run_that_goes_on_is_no_longer_the_checked_one(
+    loopwright: Any, exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run = pathlib.Path(shutil.copytree(exported, tmp_path / "run"))
+    before = snapshot(run / "exports")
+    longer = loopwright("train", f"--flagfile={run / 'flags.txt'}", f"--workdir={run}", "--train_steps=32")
+    assert longer.code == 0, longer.err
+    after = snapshot(run / "exports")
+    assert {name for name in before if after[name] != before[name]} == {"model.h5", "manifest.json"}
+    assert set(json.loads(after["manifest.json"])["files"]) == {*FILES} - {"model.h5"}
+
+
 @pytest.mark.slow
 def test_kill_in_the_middle_leaves_the_former_exports_whole(
     loopwright: Any, exported: pathlib.Path, tmp_path: pathlib.Path

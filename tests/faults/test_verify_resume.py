@@ -47,6 +47,7 @@ def test_verify_resume_passes_a_sound_run(verify: Any, survived: Any) -> None:
         ("feed_shifted_by_a_batch", "samples: step "),
         ("loss_scale_reset", "dynamic_scale"),
         ("hash_not_checked", "hash: "),
+        ("ends_before_its_kill", "kills: 0 of 1 came before the run's end"),
     ],
 )
 def test_verify_resume_names_the_mutant(

@@ -147,11 +147,14 @@ def test_error_of_a_hook_ends_training_at_once(run: Any) -> None:
     assert not after.calls + end.calls
 
 
-def test_metrics_are_float64_scalar_tensors(run: Any) -> None:
-    seen = []
-    run(trainer.every(10, lambda state, metrics: seen.append(metrics["index"])))
-    assert isinstance(seen[0], tf.Tensor)
-    assert (seen[0].dtype, seen[0].shape) == (tf.float64, ())
+def test_metrics_are_floats_of_the_step_at_which_the_hook_was_called(run: Any, make_feed: Any) -> None:
+    kept: list[Any] = []
+    run(trainer.every(5, lambda state, metrics: kept.append(metrics)))  # looked at when training is through
+    assert [list(metrics) for metrics in kept] == [["index"], ["index"]]
+    assert [dict(metrics) for metrics in kept] == [
+        {"index": pytest.approx(means_by_hand(make_feed(), start, start + 5), rel=1e-12)} for start in (0, 5)
+    ]
+    assert all(type(metrics["index"]) is float for metrics in kept)
 
 
 @pytest.mark.parametrize("n", [1, 3, 5, 7])

@@ -84,16 +84,16 @@ def test_progress_view_shows_epoch_numbers_best_and_what_is_going_on(shown: Any)
 def test_progress_view_does_not_ask_for_numbers_at_every_call(make_state: Any) -> None:
     seconds, asked = [0.0], []
 
-    class Mean:
-        def __float__(self) -> float:
+    class Means(dict):
+        def __getitem__(self, name: str) -> float:
             asked.append(seconds[0])
-            return 1.0
+            return super().__getitem__(name)
 
     console = Console(file=io.StringIO(), force_terminal=True)
     progress = Progress(num_steps=9, steps_per_epoch=9, console=console, now=lambda: 10 + seconds[0])
     for seconds[0] in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6):
-        progress(make_state(), {"loss": Mean()})
-    assert asked == [0.0, 0.3, 0.6]
+        progress(make_state(), Means(loss=1.0))
+    assert sorted(set(asked)) == [0.0, 0.3, 0.6]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

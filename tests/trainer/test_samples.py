@@ -35,3 +35,11 @@ def test_cut_takes_half_a_line_away(tmp_path: pathlib.Path) -> None:
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     SampleLog(path).cut(2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_first_failure_is_raised_where_the_log_is_flushed(make_state: Any, objective: Any, make_feed: Any) -> None:
+    log = SampleLog("/dev/full")
+    step = log.logged(trainer.gradient_step(objective))
+    trainer.train(make_state(), make_feed(), step, num_steps=3, execution=trainer.graph(3))
+    with pytest.raises(OSError, match="No space left on device"):
+        log.flush()

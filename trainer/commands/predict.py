@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer.commands import setup, sources
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.errors import TrainingError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,8 +131,7 @@ def _from_files(files: Sequence[pathlib.Path], input_shape: Any) -> Iterator[Ite
         try:
             image = tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
         except (OSError, tf.errors.OpError, ValueError) as error:
-            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise TrainingError(f"{file}: is no image that can be read ({line[:160]})") from error
+            raise TrainingError(f"{file}: is no image that can be read ({first_line(error)})") from error
         if image.shape[:2] != (height, width):
             image = decoding.resize(image, (height, width))
         yield Item(str(file), image.numpy() * np.float32(1 / 255))

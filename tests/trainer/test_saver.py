@@ -1,0 +1,133 @@
+"""What a compiled save writes is what TensorFlow's own walk through the tree would write, at every save."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loopwright import trainer
+from loopwright.trainer.checkpoint import restore_folder
+from loopwright.trainer.saver import Saver
+
+
+def root(state: trainer.TrainState) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(**state.trackables())
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_are_those_of_plain_tensorflow_each_time(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state(precision="mixed_float16", extras={"average": tf.Variable([1.0, 2.0])})
+    saver = Saver(root(state))
+    for number in range(3):
+        for variable in state.variables().values():
+            variable.assign(variable + tf.ones_like(variable))
+        for name, write in (("ours", saver.write), ("theirs", root(state).write)):
+            (tmp_path / f"{name}{number}").mkdir()
+            write(str(tmp_path / f"{name}{number}" / "state"))
+        assert files(tmp_path / f"ours{number}") == files(tmp_path / f"theirs{number}")
+    assert set(files(tmp_path / "ours0")) == {"state.index", "state.data-00000-of-00001"}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_joins_the_state_after_a_save_is_in_the_next(
+    make_state: Any, tmp_path: pathlib.Path, asynchronous: bool
+) -> None:
+    state = make_state()
+    with trainer.Checkpoint(tmp_path, asynchronous=asynchronous) as checkpoint:
+        for step in (0, 1, 2):
+            state.step.assign(step)
+            state.extras[f"joined{step}"] = tf.Variable(float(step + 5))
+            checkpoint(state, {})
+    extras = {f"joined{step}": tf.Variable(0.0) for step in (0, 1, 2)}
+    fresh = make_state(extras=extras)
+    restore_folder(tmp_path / "00000002", fresh)
+    assert [float(variable) for variable in extras.values()] == [5.0, 6.0, 7.0]
+    assert fresh.hashes() == state.hashes()
+
+
+class Count(tf.train.experimental.PythonState):
+    """A number that only Python knows."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def serialize(self) -> str:
+        return str(self.value)
+
+    def deserialize(self, string_value: str) -> None:
+        self.value = int(string_value)
+
+
+class Counted(tf.Module):
+    """What a step may keep: a variable, and a count beside it."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__()
+        self.variable, self.count = tf.Variable(1.0), Count(value)
+
+
+def test_state_in_python_is_saved_as_it_is_at_each_save(make_state: Any, tmp_path: pathlib.Path) -> None:
+    kept = Counted(3)
+    state, checkpoint = make_state(extras={"kept": kept}), trainer.Checkpoint(tmp_path)
+    for step in (0, 1):
+        state.step.assign(step)
+        kept.count.value += 1
+        checkpoint(state, {})
+    fresh = Counted(0)
+    restore_folder(tmp_path / "00000001", make_state(extras={"kept": fresh}))
+    assert fresh.count.value == 5
+
+
+class Table(tf.Module):
+    """A lookup table, whose content is no variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variable, self.table = tf.Variable(1.0), tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
+
+
+@pytest.mark.parametrize("kept", [lambda: Counted(1), Table], ids=["Count", "MutableHashTable"])
+def test_what_is_in_no_variable_cannot_be_copied(
+    make_state: Any, tmp_path: pathlib.Path, request: Any, kept: Any
+) -> None:
+    checkpoint = trainer.Checkpoint(tmp_path, asynchronous=True)
+    with pytest.raises(trainer.TrainingError, match="can't be saved with --async_checkpoints") as refused:
+        checkpoint(make_state(extras={"kept": kept()}), {})
+    assert request.node.callspec.id in str(refused.value)
+    assert refused.value.exit_code == 2
+    assert not checkpoint.folders()
+
+
+def test_lookup_table_is_saved_as_it_is_at_each_save(make_state: Any, tmp_path: pathlib.Path) -> None:
+    kept = Table()
+    state, checkpoint = make_state(extras={"kept": kept}), trainer.Checkpoint(tmp_path)
+    for step, word in enumerate(("one", "two")):
+        state.step.assign(step)
+        kept.table.insert(word, step)
+        checkpoint(state, {})
+    fresh = Table()
+    restore_folder(tmp_path / "00000001", make_state(extras={"kept": fresh}))
+    assert fresh.table.lookup(tf.constant(["one", "two", "three"])).numpy().tolist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_first_that_is_not_finite_is_named(make_state: Any, copied: bool) -> None:
+    state = make_state()
+    saver = Saver(root(state), copied=copied)
+    places = [(variable.path, variable) for variable in [*state.model.weights, *state.optimizer.variables]]
+    floating = [(name, variable) for name, variable in places if "float" in variable.dtype]
+    assert len(floating) > 8
+    for value in (np.nan, -np.inf):
+        for name, variable in floating:
+            before = variable.numpy()
+            variable.assign(np.where(np.arange(before.size).reshape(before.shape) == before.size - 1, value, before))
+            saver.take()
+            assert saver.first_nonfinite() == name
+            variable.assign(before)
+    saver.take()
+    assert saver.first_nonfinite() is None
