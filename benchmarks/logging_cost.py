@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--model", default="cnn")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--log_every", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=100, help="steps in a block")
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=40, help="steps in a block")
     arguments = parser.parse_args()
 
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir, feed="memory")

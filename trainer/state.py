@@ -37,6 +37,7 @@ class TrainState:
     metrics: tuple[Any, ...] = ()
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     window_names: tuple[str, ...] = ()
+    _empty: tf.Tensor = dataclasses.field(default_factory=lambda: tf.zeros([0, 2], tf.float64), init=False, repr=False)
 
     @classmethod
     def create(
@@ -85,9 +86,9 @@ class TrainState:
 
     def open_window(self, names: tuple[str, ...]) -> None:
         """Names the rows of the window. A restored window keeps its sums, unless it has another number of metrics."""
-        if int(tf.shape(self.window)[0]) != len(names):
-            self.window.assign(tf.zeros([len(names), 2], tf.float64))
         self.window_names = names
+        if int(tf.shape(self.window)[0]) != len(names):
+            self.clear_window()
 
     def window_means(self) -> WindowMeans:
         """Each metric's mean over the window as it is now."""
@@ -103,7 +104,9 @@ class TrainState:
 
     def clear_window(self) -> None:
         """Starts a new window."""
-        self.window.assign(np.zeros([len(self.window_names), 2]))
+        if self._empty.shape[0] != len(self.window_names):  # made once: making it takes longer than assigning it
+            self._empty = tf.zeros([len(self.window_names), 2], tf.float64)
+        self.window.assign(self._empty, read_value=False)
         for metric in self.metrics:
             metric.reset_state()
 
