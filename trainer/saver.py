@@ -1,49 +1,50 @@
-"""The files of a checkpoint, written by a compiled call: those of the state itself, or of a copy of it."""
+"""The files of a checkpoint: those of the state itself, or of a copy of it in host memory."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer import tree
 from loopwright.trainer.errors import TrainingError
 
-#: In full, as variables name it: a shorter name would be another device to TensorFlow, with a file of its own.
-_HOST = "/job:localhost/replica:0/task:0/device:CPU:0"
-
 
 class Saver:
-    """Writes what `write` of a tf.train.Checkpoint writes, the same bytes, in a compiled call.
+    """Writes what `write` of a tf.train.Checkpoint writes, without its walk through the tree.
 
-    `write` walks the tree in Python and reads each variable by itself, at every save. For a small model that takes longer
-    than all the rest of a save, and it holds the interpreter's lock, for which training waits even where a thread saves.
+    `write` walks the tree in Python and asks each object in it what it saves, at every save. For a small model that takes
+    longer than all the rest of a save, and it holds the interpreter's lock, for which training waits even where a thread
+    saves. So the first save is `write`'s, and the later ones put the same variables under the same names. What saves more
+    than variables (a lookup table, a state in Python) is always left to `write`.
+
+    Nothing here is compiled, for then TensorFlow's threads would write, which training needs.
 
     Args:
       root: a tf.train.Checkpoint with a `model` and an `optimizer`.
-      copied: write a copy in host memory, which `take` renews; a thread can write it while training goes on. The files
-        differ in the names of the variables, which restoring doesn't use. TensorFlow's own asynchronous checkpoints
-        can't copy Keras variables: they make new ones at every save.
+      copied: write a copy in host memory, which `take` renews; a thread can write it while training goes on.
+        TensorFlow's own asynchronous checkpoints can't copy Keras variables: they make new ones at every save.
 
-    Raises TrainingError (exit 2) where a copy is asked for of what isn't in variables, such as a lookup table.
+    Raises TrainingError (exit 2) where a copy is asked for of what isn't in variables.
     """
 
     def __init__(self, root: tf.train.Checkpoint, *, copied: bool = False) -> None:
         self._served = _variables(root)
         pairs: list[tuple[tf.Variable, tf.Variable]] = []
-        written = _twin(root, pairs, {}) if copied else root
+        self._written = _twin(root, pairs, {}) if copied else root
         self._take = _copying(pairs)
-        parts = [(part, getattr(root, part), getattr(written, part)) for part in ("model", "optimizer")]
         both = [
             (tree.name_of(owner, f"{part}/{path}"), variable)
-            for part, ours, copies in parts
-            for (path, owner, _), (*_, variable) in zip(tree.leaves(ours), tree.leaves(copies), strict=True)
+            for part in ("model", "optimizer")
+            for (path, owner, _), (*_, variable) in zip(
+                tree.leaves(getattr(root, part)), tree.leaves(getattr(self._written, part)), strict=True
+            )
         ]
-        floating = [(name, variable) for name, variable in both if variable.dtype.is_floating]
-        self._names = [name for name, _ in floating]
-        self._finite = _finite([variable for _, variable in floating])
-        self._write = written.write if _holds_python(root) else _writing(written)
+        self._floating = [(name, variable) for name, variable in both if variable.dtype.is_floating]
+        self._by_key: dict[str, Any] | None = None
 
     def serves(self, root: tf.train.Checkpoint) -> bool:
         """Whether the tree still leads to the same variables; where it doesn't, a saver is made anew."""
@@ -55,44 +56,24 @@ class Saver:
 
     def first_nonfinite(self) -> str | None:
         """The first weight or slot that holds an infinite value or a NaN; None without one."""
-        finite = self._finite().numpy().tolist()
-        return next((name for name, good in zip(self._names, finite, strict=True) if not good), None)
+        # In NumPy: a state has many small variables, for which a call of TensorFlow costs more than the numbers.
+        return next((name for name, v in self._floating if not np.isfinite(v.numpy()).all()), None)
 
     def write(self, prefix: str | os.PathLike[str]) -> None:
-        """Writes the files of a prefix. Raises tf.errors.OpError where they can't be written."""
-        self._write(os.fspath(prefix))
+        """Writes the files of a prefix, in the thread that calls. Raises tf.errors.OpError where they can't be written."""
+        if not self._by_key:
+            self._written.write(prefix)
+            if self._by_key is None:
+                self._by_key = tree.by_key(pathlib.Path(prefix), self._written)
+            return
+        with tf.device("CPU:0"):
+            tensors = [tf.convert_to_tensor(value) for value in self._by_key.values()]
+            names, whole = list(self._by_key), [""] * len(tensors)
+            tf.raw_ops.SaveV2(prefix=os.fspath(prefix), tensor_names=names, shape_and_slices=whole, tensors=tensors)
 
 
 def _variables(root: tf.train.Checkpoint) -> list[tuple[str, int]]:
     return [(path, id(variable)) for path, _, variable in tree.leaves(root)]
-
-
-def _holds_python(root: tf.train.Checkpoint) -> bool:
-    """Whether there is a state that only Python can write: a compiled call would write it as it was once, for ever."""
-    return any(isinstance(owner, tf.train.experimental.PythonState) for _, owner in tree.nodes(root))
-
-
-def _writing(root: tf.train.Checkpoint) -> Any:
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def write(prefix: tf.Tensor) -> None:
-        with tf.device(_HOST):
-            root.write(prefix)
-
-    return write
-
-
-def _finite(variables: list[tf.Variable]) -> Any:
-    """A compiled function that tells of each variable whether all its values are finite: bool `[V]`."""
-
-    @tf.function
-    def finite() -> tf.Tensor:
-        found: list[tf.Tensor] = []
-        for variable in variables:
-            with tf.control_dependencies(found[-1:]):  # one after the other, for the memory's sake
-                found.append(tf.reduce_all(tf.math.is_finite(variable)))
-        return tf.stack(found) if found else tf.zeros([0], tf.bool)
-
-    return finite
 
 
 def _copying(pairs: list[tuple[tf.Variable, tf.Variable]]) -> Any:

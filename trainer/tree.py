@@ -96,6 +96,17 @@ def match(prefix: pathlib.Path, root: Any) -> Match:
     return Match(tuple(sorted(pairs, key=lambda pair: pair.key)), tuple(sorted(missing)), tuple(sorted(unexpected)))
 
 
+def by_key(prefix: pathlib.Path, root: Any) -> dict[str, Any]:
+    """What checkpoint files of a tree hold, by their keys: its variables, and the tensor that describes the tree.
+
+    Empty where they hold more than that. Raises tf.errors.OpError for files that can't be read.
+    """
+    reader = tf.train.load_checkpoint(str(prefix))
+    values = {pair.key: pair.variable for pair in match(prefix, root).pairs}
+    values[_GRAPH] = tf.constant(reader.get_tensor(_GRAPH))
+    return values if values.keys() == reader.get_variable_to_shape_map().keys() else {}
+
+
 def leaves(root: Any) -> Iterator[tuple[str, Any, tf.Variable]]:
     """The variables below a trackable, each once: the path that leads to it, it, and the TensorFlow variable that it is."""
     for path, owner in nodes(root):

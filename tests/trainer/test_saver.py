@@ -1,4 +1,4 @@
-"""What a compiled save writes is what TensorFlow's own walk through the tree would write, at every save."""
+"""A save without TensorFlow's walk through the tree holds what one with it does, every time."""
 
 import pathlib
 from typing import Any
@@ -16,21 +16,36 @@ def root(state: trainer.TrainState) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(**state.trackables())
 
 
-def files(folder: pathlib.Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def tensors(prefix: pathlib.Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint's files, the one that describes the tree too."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    found = {key: np.asarray(reader.get_tensor(key)) for key in reader.get_variable_to_shape_map()}
+    return {key: (value.dtype, value.shape, value.tolist()) for key, value in found.items()}
 
 
-def test_files_are_those_of_plain_tensorflow_each_time(make_state: Any, tmp_path: pathlib.Path) -> None:
+def test_files_hold_what_those_of_plain_tensorflow_do_each_time(make_state: Any, tmp_path: pathlib.Path) -> None:
     state = make_state(precision="mixed_float16", extras={"average": tf.Variable([1.0, 2.0])})
     saver = Saver(root(state))
     for number in range(3):
         for variable in state.variables().values():
             variable.assign(variable + tf.ones_like(variable))
-        for name, write in (("ours", saver.write), ("theirs", root(state).write)):
-            (tmp_path / f"{name}{number}").mkdir()
-            write(str(tmp_path / f"{name}{number}" / "state"))
-        assert files(tmp_path / f"ours{number}") == files(tmp_path / f"theirs{number}")
-    assert set(files(tmp_path / "ours0")) == {"state.index", "state.data-00000-of-00001"}
+        ours, theirs = tmp_path / f"ours{number}", tmp_path / f"theirs{number}"
+        for folder, write in ((ours, saver.write), (theirs, root(state).write)):
+            folder.mkdir()
+            write(folder / "state")
+        assert tensors(ours / "state") == tensors(theirs / "state")
+        assert {path.name for path in ours.iterdir()} == {"state.index", "state.data-00000-of-00001"}
+
+
+def test_tree_is_walked_once(make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+    write = tf.train.Checkpoint.write
+    monkeypatch.setattr(tf.train.Checkpoint, "write", lambda self, *words: walks.append(words) or write(self, *words))
+    state, checkpoint = make_state(), trainer.Checkpoint(tmp_path)
+    for step in range(3):
+        state.step.assign(step)
+        checkpoint(state, {})
+    assert (len(walks), len(checkpoint.folders())) == (1, 3)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
