@@ -166,9 +166,8 @@ class Checkpoint:
             return None
         with self._failure_told(step):
             self.before_commit()
-        root = _root(state)
-        if self._saver is None or not self._saver.serves(root):
-            self._saver = Saver(root, copied=self.asynchronous)
+        if self._saver is None or not self._saver.serves(state):
+            self._saver = Saver(state, copied=self.asynchronous)
         self._saver.take()
         return functools.partial(self._commit, self._saver, step, self._facts(state, step))
 
@@ -296,7 +295,7 @@ def load(folder: pathlib.Path, manifest: Mapping[str, Any], state: TrainState, *
     Raises TrainingError that lists the variables that are missing, unexpected or of another shape, and, where the
     manifest has the tensors' hashes, the tensors that came back with other values.
     """
-    root = _root(state)
+    root = tf.train.Checkpoint(**state.trackables())
     try:
         found = tree.match(folder / PREFIX, root)
         if found.missing or found.other_shape or (exact and found.unexpected):
@@ -341,10 +340,6 @@ def load_weights(folder: str | os.PathLike[str], model: keras.Model, *, exclude:
     for pair in pairs:
         pair.variable.assign(reader.get_tensor(pair.key))
     return [pair.name for pair in pairs]
-
-
-def _root(state: TrainState) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(**state.trackables())
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from loopwright.trainer import tree
 from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.state import TrainState
 
 
 class Saver:
@@ -24,15 +25,16 @@ class Saver:
     Nothing here is compiled, for then TensorFlow's threads would write, which training needs.
 
     Args:
-      root: a tf.train.Checkpoint with a `model` and an `optimizer`.
+      state: what is saved.
       copied: write a copy in host memory, which `take` renews; a thread can write it while training goes on.
         TensorFlow's own asynchronous checkpoints can't copy Keras variables: they make new ones at every save.
 
     Raises TrainingError (exit 2) where a copy is asked for of what isn't in variables.
     """
 
-    def __init__(self, root: tf.train.Checkpoint, *, copied: bool = False) -> None:
-        self._served = _variables(root)
+    def __init__(self, state: TrainState, *, copied: bool = False) -> None:
+        self._variables = _identities(state)
+        root = tf.train.Checkpoint(**state.trackables())
         pairs: list[tuple[tf.Variable, tf.Variable]] = []
         self._written = _twin(root, pairs, {}) if copied else root
         self._take = _copying(pairs)
@@ -46,9 +48,9 @@ class Saver:
         self._floating = [(name, variable) for name, variable in both if variable.dtype.is_floating]
         self._by_key: dict[str, Any] | None = None
 
-    def serves(self, root: tf.train.Checkpoint) -> bool:
-        """Whether the tree still leads to the same variables; where it doesn't, a saver is made anew."""
-        return self._served == _variables(root)
+    def serves(self, state: TrainState) -> bool:
+        """Whether the state is made of what it was made of; where it isn't, a saver is made anew."""
+        return self._by_key != {} and self._variables == _identities(state)
 
     def take(self) -> None:
         """Renews the copy: the only part of an asynchronous save for which training waits. Nothing without a copy."""
@@ -72,8 +74,8 @@ class Saver:
             tf.raw_ops.SaveV2(prefix=os.fspath(prefix), tensor_names=names, shape_and_slices=whole, tensors=tensors)
 
 
-def _variables(root: tf.train.Checkpoint) -> list[tuple[str, int]]:
-    return [(path, id(variable)) for path, _, variable in tree.leaves(root)]
+def _identities(state: TrainState) -> list[tuple[str, int]]:
+    return [(name, id(variable)) for name, variable in state.variables().items()]
 
 
 def _copying(pairs: list[tuple[tf.Variable, tf.Variable]]) -> Any:

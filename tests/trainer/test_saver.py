@@ -12,10 +12,6 @@ from loopwright.trainer.checkpoint import restore_folder
 from loopwright.trainer.saver import Saver
 
 
-def root(state: trainer.TrainState) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(**state.trackables())
-
-
 def tensors(prefix: pathlib.Path) -> dict[str, Any]:
     """Every tensor of a checkpoint's files, the one that describes the tree too."""
     reader = tf.train.load_checkpoint(str(prefix))
@@ -25,12 +21,12 @@ def tensors(prefix: pathlib.Path) -> dict[str, Any]:
 
 def test_files_hold_what_those_of_plain_tensorflow_do_each_time(make_state: Any, tmp_path: pathlib.Path) -> None:
     state = make_state(precision="mixed_float16", extras={"average": tf.Variable([1.0, 2.0])})
-    saver = Saver(root(state))
+    saver = Saver(state)
     for number in range(3):
         for variable in state.variables().values():
             variable.assign(variable + tf.ones_like(variable))
         ours, theirs = tmp_path / f"ours{number}", tmp_path / f"theirs{number}"
-        for folder, write in ((ours, saver.write), (theirs, root(state).write)):
+        for folder, write in ((ours, saver.write), (theirs, tf.train.Checkpoint(**state.trackables()).write)):
             folder.mkdir()
             write(folder / "state")
         assert tensors(ours / "state") == tensors(theirs / "state")
@@ -133,7 +129,7 @@ def test_lookup_table_is_saved_as_it_is_at_each_save(make_state: Any, tmp_path: 
 @pytest.mark.parametrize("copied", [False, True])
 def test_first_that_is_not_finite_is_named(make_state: Any, copied: bool) -> None:
     state = make_state()
-    saver = Saver(root(state), copied=copied)
+    saver = Saver(state, copied=copied)
     places = [(variable.path, variable) for variable in [*state.model.weights, *state.optimizer.variables]]
     floating = [(name, variable) for name, variable in places if "float" in variable.dtype]
     assert len(floating) > 8
