@@ -33,7 +33,7 @@ class Saver:
     """
 
     def __init__(self, state: TrainState, *, copied: bool = False) -> None:
-        self._variables = _identities(state)
+        self._variables = state.variables()
         root = tf.train.Checkpoint(**state.trackables())
         pairs: list[tuple[tf.Variable, tf.Variable]] = []
         self._written = _twin(root, pairs, {}) if copied else root
@@ -50,7 +50,9 @@ class Saver:
 
     def serves(self, state: TrainState) -> bool:
         """Whether the state is made of what it was made of; where it isn't, a saver is made anew."""
-        return self._by_key != {} and self._variables == _identities(state)
+        before, now = self._variables, state.variables()
+        same = before.keys() == now.keys() and all(before[name] is now[name] for name in now)
+        return same and self._by_key != {}
 
     def take(self) -> None:
         """Renews the copy: the only part of an asynchronous save for which training waits. Nothing without a copy."""
@@ -74,10 +76,6 @@ class Saver:
             tf.raw_ops.SaveV2(prefix=os.fspath(prefix), tensor_names=names, shape_and_slices=whole, tensors=tensors)
 
 
-def _identities(state: TrainState) -> list[tuple[str, int]]:
-    return [(name, id(variable)) for name, variable in state.variables().items()]
-
-
 def _copying(pairs: list[tuple[tf.Variable, tf.Variable]]) -> Any:
     """A compiled function that copies the first of each pair to the second, in host memory."""
 
@@ -91,19 +89,26 @@ def _copying(pairs: list[tuple[tf.Variable, tf.Variable]]) -> Any:
     return take if pairs else lambda: None
 
 
-def _twin(owner: Any, pairs: list[tuple[tf.Variable, tf.Variable]], made: dict[int, Any]) -> Any:
-    """A second tree of the same form, with variables of its own in host memory."""
+def _twin(owner: Any, pairs: list[tuple[tf.Variable, tf.Variable]], made: dict[int, tuple[Any, Any]]) -> Any:
+    """A second tree of the same form, with variables of its own in host memory.
+
+    Args:
+      pairs: is given each variable and its copy.
+      made: objects by their ids, with what was made of them; the object too, so that its id stays its own.
+    """
     if id(owner) not in made:
         variable = tree.variable_of(owner)
         if variable is not None:
             with tf.device("CPU:0"):
                 # The dynamic shape, which the window has, must be the copy's too.
-                made[id(owner)] = tf.Variable(tf.zeros_like(variable), shape=variable.shape, trainable=False)
-            pairs.append((variable, made[id(owner)]))
+                twin: Any = tf.Variable(tf.zeros_like(variable), shape=variable.shape, trainable=False)
+            pairs.append((variable, twin))
         elif isinstance(owner, tf.saved_model.experimental.TrackableResource | tf.train.experimental.PythonState):
             raise TrainingError(f"{type(owner).__name__} can't be saved with --async_checkpoints", exit_code=2)
         else:
-            made[id(owner)] = tf.train.Checkpoint()
+            twin = tf.train.Checkpoint()
+        made[id(owner)] = (owner, twin)
+        if variable is None:
             for name, child in tf.train.TrackableView.children(owner).items():
-                setattr(made[id(owner)], name, _twin(child, pairs, made))
-    return made[id(owner)]
+                setattr(twin, name, _twin(child, pairs, made))
+    return made[id(owner)][1]

@@ -71,14 +71,14 @@ def match(prefix: pathlib.Path, root: Any) -> Match:
     graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH))
     pairs: list[Pair] = []
     seen: set[int] = set()
-    found: set[int] = set()
+    found: dict[int, Any] = {}  # the object too: its id must stay its own
     todo = [(0, root)]
     while todo:
         node, owner = todo.pop()
         if node in seen:
             continue
         seen.add(node)
-        found.add(id(owner))
+        found[id(owner)] = owner
         leaf = variable_of(owner)
         for attribute in graph.nodes[node].attributes if leaf is not None else ():
             if attribute.name == _VALUE:
@@ -109,25 +109,19 @@ def by_key(prefix: pathlib.Path, root: Any) -> dict[str, Any]:
 
 def leaves(root: Any) -> Iterator[tuple[str, Any, tf.Variable]]:
     """The variables below a trackable, each once: the path that leads to it, it, and the TensorFlow variable that it is."""
-    for path, owner in nodes(root):
-        variable = variable_of(owner)
-        if variable is not None:
-            yield path, owner, variable
-
-
-def nodes(root: Any) -> Iterator[tuple[str, Any]]:
-    """A trackable and what is below it down to the variables, each once, with the path that leads to it."""
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # as `found` above
     todo = collections.deque([("", root)])
     while todo:
         path, owner = todo.popleft()
         if id(owner) in seen:
             continue
-        seen.add(id(owner))
-        yield path, owner
-        if variable_of(owner) is None:
-            children = tf.train.TrackableView.children(owner).items()
-            todo += [(f"{path}/{name}".lstrip("/"), child) for name, child in children]
+        seen[id(owner)] = owner
+        variable = variable_of(owner)
+        if variable is not None:
+            yield path, owner, variable
+            continue
+        children = tf.train.TrackableView.children(owner).items()
+        todo += [(f"{path}/{name}".lstrip("/"), child) for name, child in children]
 
 
 def variable_of(owner: Any) -> tf.Variable | None:
