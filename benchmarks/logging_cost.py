@@ -1,8 +1,8 @@
 """What logging costs: the training loop that logs to metrics.jsonl and TensorBoard, against the same loop without a hook,
 and against one that stops at the same steps and writes nothing.
 
-One process, one model, one compiled loop; blocks of steps with and without logging take turns in a random order. A block
-starts and ends at the same places of the log, and its first steps are paid by both alike.
+One process, one model, one compiled loop; blocks of steps of the three ways take turns in a random order. A block starts
+and ends at the same places of the log, and its first steps are paid by all alike.
 
     python benchmarks/logging_cost.py --data_dir=... --model=cnn --log_every=20
 """

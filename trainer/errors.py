@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 
 class TrainingError(Exception):
     """A run that failed or was refused; the message is one line that says what to do."""
@@ -23,5 +21,5 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
-    said = re.sub(r" \[Op:\w+\]$", "", lines[-1]) if lines else ""
+    said = lines[-1].partition(" [Op:")[0] if lines else ""
     return said.rpartition("; ")[2] or type(error).__name__

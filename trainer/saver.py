@@ -13,16 +13,19 @@ from loopwright.trainer import tree
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.state import TrainState
 
+#: What saves something of its own and is no variable.
+_OTHERS = (tf.saved_model.experimental.TrackableResource, tf.train.experimental.PythonState, tf.data.Iterator)
+
 
 class Saver:
-    """Writes what `write` of a tf.train.Checkpoint writes, without its walk through the tree.
+    """Writes what `write` of a tf.train.Checkpoint writes, in a part of its time.
 
-    `write` walks the tree in Python and asks each object in it what it saves, at every save. For a small model that takes
-    longer than all the rest of a save, and it holds the interpreter's lock, for which training waits even where a thread
-    saves. So the first save is `write`'s, and the later ones put the same variables under the same names. What saves more
-    than variables (a lookup table, a state in Python) is always left to `write`.
+    `write` asks each object in the tree what it saves, and reads every variable by itself, at every save. For a small model
+    that takes longer than all the rest of a save, and it holds the interpreter's lock, for which training waits even where
+    a thread saves. So the first save is `write`'s, and the later ones put the same variables under the same names. A state
+    that is more than variables (a lookup table, a state in Python) is always left to `write`.
 
-    Nothing here is compiled, for then TensorFlow's threads would write, which training needs.
+    Writing isn't compiled, for then TensorFlow's threads would write, which training needs.
 
     Args:
       state: what is saved.
@@ -33,8 +36,8 @@ class Saver:
     """
 
     def __init__(self, state: TrainState, *, copied: bool = False) -> None:
-        self._variables = state.variables()
         root = tf.train.Checkpoint(**state.trackables())
+        self._parts = _parts(root)
         pairs: list[tuple[tf.Variable, tf.Variable]] = []
         self._written = _twin(root, pairs, {}) if copied else root
         self._take = _copying(pairs)
@@ -50,8 +53,8 @@ class Saver:
 
     def serves(self, state: TrainState) -> bool:
         """Whether the state is made of what it was made of; where it isn't, a saver is made anew."""
-        before, now = self._variables, state.variables()
-        same = before.keys() == now.keys() and all(before[name] is now[name] for name in now)
+        before, now = self._parts, _parts(tf.train.Checkpoint(**state.trackables()))
+        same = before.keys() == now.keys() and all(before[path] is now[path] for path in now)
         return same and self._by_key != {}
 
     def take(self) -> None:
@@ -67,13 +70,18 @@ class Saver:
         """Writes the files of a prefix, in the thread that calls. Raises tf.errors.OpError where they can't be written."""
         if not self._by_key:
             self._written.write(prefix)
-            if self._by_key is None:
-                self._by_key = tree.by_key(pathlib.Path(prefix), self._written)
+            self._by_key = tree.by_key(pathlib.Path(prefix), self._written)
             return
         with tf.device("CPU:0"):
             tensors = [tf.convert_to_tensor(value) for value in self._by_key.values()]
             names, whole = list(self._by_key), [""] * len(tensors)
             tf.raw_ops.SaveV2(prefix=os.fspath(prefix), tensor_names=names, shape_and_slices=whole, tensors=tensors)
+
+
+def _parts(root: tf.train.Checkpoint) -> dict[str, Any]:
+    """All below a root that saves something, by the paths that lead there."""
+    leaves = {path: variable for path, _, variable in tree.leaves(root)}
+    return leaves | {path: owner for path, owner in tree.nodes(root) if isinstance(owner, _OTHERS)}
 
 
 def _copying(pairs: list[tuple[tf.Variable, tf.Variable]]) -> Any:
@@ -103,7 +111,7 @@ def _twin(owner: Any, pairs: list[tuple[tf.Variable, tf.Variable]], made: dict[i
                 # The dynamic shape, which the window has, must be the copy's too.
                 twin: Any = tf.Variable(tf.zeros_like(variable), shape=variable.shape, trainable=False)
             pairs.append((variable, twin))
-        elif isinstance(owner, tf.saved_model.experimental.TrackableResource | tf.train.experimental.PythonState):
+        elif isinstance(owner, _OTHERS):
             raise TrainingError(f"{type(owner).__name__} can't be saved with --async_checkpoints", exit_code=2)
         else:
             twin = tf.train.Checkpoint()

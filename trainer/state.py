@@ -88,27 +88,31 @@ class TrainState:
         """Names the rows of the window. A restored window keeps its sums, unless it has another number of metrics."""
         self.window_names = names
         if int(tf.shape(self.window)[0]) != len(names):
-            self.clear_window()
+            self._clear_sums()
 
     def window_means(self) -> WindowMeans:
         """Each metric's mean over the window as it is now."""
         return WindowMeans(self.window_names, self.window.value(), self.metric_results())
 
     def metric_results(self) -> dict[str, Any]:
-        """The results of the Keras metrics, by name."""
+        """The results of the Keras metrics as they are now, by name: scalar tensors."""
         results: dict[str, Any] = {}
         for metric in self.metrics:
             result = metric.result()
             results |= result if isinstance(result, dict) else {metric.name: result}
-        return results
+        # A result may be a variable of the metric's, which training changes.
+        return {name: tf.convert_to_tensor(value) for name, value in results.items()}
 
     def clear_window(self) -> None:
         """Starts a new window."""
+        self._clear_sums()
+        for metric in self.metrics:
+            metric.reset_state()
+
+    def _clear_sums(self) -> None:
         if self._empty.shape[0] != len(self.window_names):  # made once: making it takes longer than assigning it
             self._empty = tf.zeros([len(self.window_names), 2], tf.float64)
         self.window.assign(self._empty, read_value=False)
-        for metric in self.metrics:
-            metric.reset_state()
 
     def variables(self) -> dict[str, Any]:
         """Every variable of the state by a readable name: what two runs must agree on to be equal to the bit."""

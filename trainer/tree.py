@@ -109,6 +109,14 @@ def by_key(prefix: pathlib.Path, root: Any) -> dict[str, Any]:
 
 def leaves(root: Any) -> Iterator[tuple[str, Any, tf.Variable]]:
     """The variables below a trackable, each once: the path that leads to it, it, and the TensorFlow variable that it is."""
+    for path, owner in nodes(root):
+        variable = variable_of(owner)
+        if variable is not None:
+            yield path, owner, variable
+
+
+def nodes(root: Any) -> Iterator[tuple[str, Any]]:
+    """A trackable and what is below it down to the variables, each once, with the path that leads to it."""
     seen: dict[int, Any] = {}  # as `found` above
     todo = collections.deque([("", root)])
     while todo:
@@ -116,12 +124,10 @@ def leaves(root: Any) -> Iterator[tuple[str, Any, tf.Variable]]:
         if id(owner) in seen:
             continue
         seen[id(owner)] = owner
-        variable = variable_of(owner)
-        if variable is not None:
-            yield path, owner, variable
-            continue
-        children = tf.train.TrackableView.children(owner).items()
-        todo += [(f"{path}/{name}".lstrip("/"), child) for name, child in children]
+        yield path, owner
+        if variable_of(owner) is None:
+            children = tf.train.TrackableView.children(owner).items()
+            todo += [(f"{path}/{name}".lstrip("/"), child) for name, child in children]
 
 
 def variable_of(owner: Any) -> tf.Variable | None:

@@ -23,6 +23,7 @@ EAGER = "{{function_node __wrapped__SaveV2}} /x/state.tempstate5; No space left 
         (OSError(errno.EROFS, "Read-only file system", "/x"), "Read-only file system"),
         (tf.errors.ResourceExhaustedError(None, None, GRAPH), "No space left on device"),
         (tf.errors.ResourceExhaustedError(None, None, EAGER), "No space left on device"),
+        (tf.errors.ResourceExhaustedError(None, None, f"{EAGER} name: "), "No space left on device"),
         (tf.errors.InternalError(None, None, "a sentence without a path"), "a sentence without a path"),
         (OSError(), "OSError"),
     ],

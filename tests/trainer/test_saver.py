@@ -102,7 +102,17 @@ class Table(tf.Module):
         self.variable, self.table = tf.Variable(1.0), tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
 
 
-@pytest.mark.parametrize("kept", [lambda: Counted(1), Table], ids=["Count", "MutableHashTable"])
+class Reader(tf.Module):
+    """A place in a stream of data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variable, self.iterator = tf.Variable(1.0), iter(tf.data.Dataset.range(9))
+
+
+@pytest.mark.parametrize(
+    "kept", [lambda: Counted(1), Table, Reader], ids=["Count", "MutableHashTable", "OwnedIterator"]
+)
 def test_what_is_in_no_variable_cannot_be_copied(
     make_state: Any, tmp_path: pathlib.Path, request: Any, kept: Any
 ) -> None:
@@ -112,6 +122,20 @@ def test_what_is_in_no_variable_cannot_be_copied(
     assert request.node.callspec.id in str(refused.value)
     assert refused.value.exit_code == 2
     assert not checkpoint.folders()
+
+
+def test_table_that_joins_the_state_after_a_save_is_in_the_next(make_state: Any, tmp_path: pathlib.Path) -> None:
+    kept = tf.Module()
+    kept.variable = tf.Variable(1.0)
+    state, checkpoint = make_state(extras={"kept": kept}), trainer.Checkpoint(tmp_path)
+    for step in (0, 1, 2):
+        state.step.assign(step)
+        checkpoint(state, {})
+        kept.table = kept.table if step else Table().table
+        kept.table.insert("joined", step)
+    fresh = Table()
+    restore_folder(tmp_path / "00000002", make_state(extras={"kept": fresh}))
+    assert int(fresh.table.lookup(tf.constant("joined"))) == 1
 
 
 def test_lookup_table_is_saved_as_it_is_at_each_save(make_state: Any, tmp_path: pathlib.Path) -> None:

@@ -63,6 +63,32 @@ def test_window_gives_means_and_is_cleared(make_state: Any) -> None:
     assert np.isnan(state.window_means()["a"])
 
 
+class Total(keras.metrics.Metric):
+    """A metric whose result is its variable itself."""
+
+    def __init__(self) -> None:
+        super().__init__(name="total")
+        self.total = self.add_weight(name="total", initializer="zeros")
+
+    def update_state(self, value: float) -> None:
+        self.total.assign_add(value)
+
+    def result(self) -> Any:
+        return self.total
+
+
+@pytest.mark.parametrize("metric", [Total(), keras.metrics.Sum(name="total"), keras.metrics.Mean(name="total")])
+def test_keras_metrics_are_of_the_window(make_state: Any, metric: Any) -> None:
+    """A window that is opened when a step was taken, as `eager` does it, takes nothing back; means that are kept stay."""
+    state = make_state(metrics=[metric])
+    metric.update_state(3.0)
+    state.open_window(("a",))
+    means = state.window_means()
+    state.clear_window()
+    assert float(state.window_means()["total"]) == 0.0
+    assert means["total"] == 3.0
+
+
 def test_open_window_begins_anew_for_another_number_of_metrics(make_state: Any) -> None:
     state = make_state()
     state.open_window(("a", "b"))

@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.util.tensor_util import make_ndarray
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from loopwright import trainer
-from loopwright.trainer import evaluation
+from loopwright.trainer import evaluation, tensorboard
 from loopwright.trainer.records import Record
 from loopwright.trainer.tensorboard import model_graph
 from loopwright.trainer.watching import Histograms, Pictures, Profile
@@ -156,3 +157,9 @@ def test_loop_of_the_guide_writes_where_it_says(
     names["hooks"][0](make_state(), {"loss": 0.5})
     assert scalars(tmp_path / "runs" / "mine" / "tensorboard" / "train", "loss") == [(0, 0.5)]
     assert '"loss": 0.5' in (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text()
+
+
+def test_scalars_are_those_that_tensorboard_makes() -> None:
+    values = {"loss": 1.5, "learning_rate": 1e-3, "nothing": float("inf")}
+    expected = [scalar_pb(name, value).value[0] for name, value in values.items()]
+    assert list(tensorboard._scalars(values).value) == expected
