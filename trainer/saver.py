@@ -54,8 +54,7 @@ class Saver:
     def serves(self, state: TrainState) -> bool:
         """Whether the state is made of what it was made of; where it isn't, a saver is made anew."""
         before, now = self._parts, _parts(tf.train.Checkpoint(**state.trackables()))
-        same = before.keys() == now.keys() and all(before[path] is now[path] for path in now)
-        return same and self._by_key != {}
+        return before.keys() == now.keys() and all(before[path] is now[path] for path in now)
 
     def take(self) -> None:
         """Renews the copy: the only part of an asynchronous save for which training waits. Nothing without a copy."""
@@ -70,7 +69,8 @@ class Saver:
         """Writes the files of a prefix, in the thread that calls. Raises tf.errors.OpError where they can't be written."""
         if not self._by_key:
             self._written.write(prefix)
-            self._by_key = tree.by_key(pathlib.Path(prefix), self._written)
+            if self._by_key is None:
+                self._by_key = tree.by_key(pathlib.Path(prefix), self._written)
             return
         with tf.device("CPU:0"):
             tensors = [tf.convert_to_tensor(value) for value in self._by_key.values()]

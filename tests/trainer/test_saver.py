@@ -1,4 +1,4 @@
-"""A save without TensorFlow's walk through the tree holds what one with it does, every time."""
+"""What a saver writes holds what TensorFlow's own `write` does, every time."""
 
 import pathlib
 from typing import Any
@@ -33,15 +33,17 @@ def test_files_hold_what_those_of_plain_tensorflow_do_each_time(make_state: Any,
         assert {path.name for path in ours.iterdir()} == {"state.index", "state.data-00000-of-00001"}
 
 
-def test_tree_is_walked_once(make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    walks = []
+def test_only_the_first_save_is_tensorflows_own(
+    make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
     write = tf.train.Checkpoint.write
-    monkeypatch.setattr(tf.train.Checkpoint, "write", lambda self, *words: walks.append(words) or write(self, *words))
+    monkeypatch.setattr(tf.train.Checkpoint, "write", lambda self, *words: written.append(words) or write(self, *words))
     state, checkpoint = make_state(), trainer.Checkpoint(tmp_path)
     for step in range(3):
         state.step.assign(step)
         checkpoint(state, {})
-    assert (len(walks), len(checkpoint.folders())) == (1, 3)
+    assert (len(written), len(checkpoint.folders())) == (1, 3)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
