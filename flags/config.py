@@ -154,6 +154,16 @@ class Optimization:
     loss_scale_floor: float = flag(1.0, "Least loss scale of mixed_float16.", above=0, identity=True)
 
 
+def onednn_flag() -> Any:
+    """The flag of each command that computes a step."""
+    return flag(
+        "auto",
+        "oneDNN's kernels: on, off, or auto (TensorFlow decides: on where the CPU has AVX-512 VNNI or AMX; elsewhere on may "
+        "be faster).",
+        choices=("auto", "on", "off"),
+    )
+
+
 @dataclass(frozen=True)
 class Run:
     """How long the run is, and how it is executed, watched and kept."""
@@ -178,6 +188,7 @@ class Run:
     deterministic: bool = flag(False, "Deterministic TensorFlow ops (slower).", identity=True)
     intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
     inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
+    onednn: str = onednn_flag()
     on_nonfinite: str = flag(
         "abort",
         "When the loss or a gradient isn't finite: abort, or skip the update (mixed_float16 always skips).",

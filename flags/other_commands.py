@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loopwright.flags.config import flag
+from loopwright.flags.config import flag, onednn_flag
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Benchmark:
     steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
     intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
     inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
+    onednn: str = onednn_flag()
     output: str | None = flag(None, "Folder for benchmark.json, benchmark.png and TensorBoard runs.", common=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
@@ -92,6 +93,7 @@ class Parity:
     )
     seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32)
     steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
+    onednn: str = onednn_flag()
     output: str | None = flag(None, "Folder for parity.json.", common=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 

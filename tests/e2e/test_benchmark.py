@@ -139,12 +139,12 @@ def test_tables_call_a_tie_a_tie_and_name_the_fastest_flags(capsys: pytest.Captu
         fit=[4.0, 4.1, 3.9], fit_tuned=[2.0, 2.2, 1.8], graph=[2.0, 2.3, 1.9], xla=[2.05, 2.2, 1.95], floor=[1.0] * 3
     )
     failure = {"dataset": "d", "model": "m", "batch_size": 32, "precision": "float32", "loop": "auto", "reason": "why"}
-    environment = {"intra_op_threads": 1, "inter_op_threads": 0}
+    environment = {"intra_op_threads": 1, "inter_op_threads": 0, "onednn": "off"}
     benchmark_output.print_tables({"rows": rows, "failed": [failure], "environment": environment})
     out = capsys.readouterr().out
     assert "auto failed: why" in out
     assert "fastest (a tie with xla): loopwright train --dataset=d --model=m --batch_size=32" in out
-    assert "--execution=graph --intra_op_threads=1\n" in out
+    assert "--execution=graph --intra_op_threads=1 --onednn=off\n" in out
     by_loop = {row["loop"]: row for row in rows}
     assert benchmark_output.ratio_text(by_loop["graph"], "fit_tuned").endswith(" tie")
     assert not benchmark_output.ratio_text(by_loop["graph"], "fit").endswith(" tie")

@@ -61,6 +61,20 @@ def test_gradient_tools_work_together(loopwright: Any, mnist_dir: pathlib.Path, 
     assert exported["metrics"]["loss"] != newest["loss"]  # a file holds no label smoothing
 
 
+STARTS = """
+import sys
+from loopwright.trainer.commands import machine, setup
+setup.start_tensorflow(onednn=sys.argv[1])
+print(machine.onednn())
+"""
+
+
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_onednn_is_what_the_flag_says(choice: str) -> None:
+    done = subprocess.run([sys.executable, "-c", STARTS, choice], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == [choice], done.stderr
+
+
 CHOOSES = """
 import json, sys
 from loopwright.trainer.__main__ import main
@@ -76,7 +90,7 @@ def test_auto_writes_down_what_it_chose_and_a_run_that_goes_on_keeps_it(
     loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     words = [*BASE, f"--data_dir={mnist_dir}", "--execution=auto", "--steps_per_call=5"]
-    argv = [*words, "--train_steps=10", "--intra_op_threads=1", "--inter_op_threads=2"]
+    argv = [*words, "--train_steps=10", "--intra_op_threads=1", "--inter_op_threads=2", "--onednn=on"]
     done = subprocess.run(
         [sys.executable, "-c", CHOOSES, *argv], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -86,15 +100,16 @@ def test_auto_writes_down_what_it_chose_and_a_run_that_goes_on_keeps_it(
     assert chosen == min(table, key=lambda name: float(table[name]))
     (run,) = (tmp_path / "runs").iterdir()
     facts = json.loads((run / "run.json").read_text())
-    assert facts["execution"] == chosen
+    assert (facts["execution"], facts["onednn"]) == (chosen, "on")
     assert set(facts["execution_measured_ms"]) == set(table) == {"graph", "xla"}
     assert f"--execution={chosen}" in (run / "flags.txt").read_text().splitlines()
 
-    result = loopwright(*words, "--train_steps=20")
+    result = loopwright(*words, "--train_steps=20", "--onednn=off")
     assert (result.code, "ms a step" in result.err) == (0, False)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
     assert json.loads((run / "summary.json").read_text())["step"] == 20
-    assert json.loads((run / "run.json").read_text())["execution"] == chosen
+    facts = json.loads((run / "run.json").read_text())
+    assert (facts["execution"], facts["onednn"]) == (chosen, "off")
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ IDENTITY = {
 FREE = {
     *("data_dir", "manual_dir", "download", "epochs", "train_steps", "workdir", "steps_per_call", "log_every"),
     *("eval_every", "checkpoint_every", "keep", "overwrite", "json"),
-    *("intra_op_threads", "inter_op_threads", "max_skipped_steps", "log_norms", "monitor", "early_stop"),
+    *("intra_op_threads", "inter_op_threads", "onednn", "max_skipped_steps", "log_norms", "monitor", "early_stop"),
 }
 
 

@@ -164,6 +164,7 @@ def _fastest_flags(rows: Sequence[Mapping[str, Any]], environment: Mapping[str, 
     words = [f"--dataset={first['dataset']}", f"--model={first['model']}", f"--batch_size={first['batch_size']}"]
     words += [f"--precision={first['precision']}", f"--execution={best}"]
     words += [f"--{name}={environment[name]}" for name in ("intra_op_threads", "inter_op_threads") if environment[name]]
+    words.append(f"--onednn={environment['onednn']}")
     tie = f" (a tie with {', '.join(tied)})" if tied else ""
     return f"fastest{tie}: loopwright train {' '.join(words)}"
 

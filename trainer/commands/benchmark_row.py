@@ -254,7 +254,9 @@ def main(argv: list[str]) -> None:
     cell, name = Cell.from_json(spec["cell"]), spec["row"]
     try:
         setup.start_tensorflow(
-            intra_op_threads=cell.benchmark.intra_op_threads, inter_op_threads=cell.benchmark.inter_op_threads
+            intra_op_threads=cell.benchmark.intra_op_threads,
+            inter_op_threads=cell.benchmark.inter_op_threads,
+            onednn=cell.benchmark.onednn,
         )
         row = Row(cell, spec["started"], answer)
         if name == "search":

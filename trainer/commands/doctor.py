@@ -43,12 +43,14 @@ import json, os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 import keras
+from tensorflow.python.util import _pywrap_util_port as port
 build = tf.sysconfig.get_build_info()
 print(json.dumps({
     "devices": [[d.device_type, d.name] for d in tf.config.list_physical_devices()],
     "sum": float(tf.reduce_sum(tf.ones([8]))),
     "cuda": build.get("cuda_version") if tf.test.is_built_with_cuda() else None,
     "backend": keras.backend.backend(),
+    "onednn": port.IsMklEnabled(),
 }))
 """
 
@@ -80,7 +82,7 @@ def examine(data_dir: str | None) -> Iterator[Finding]:
     yield from versions(_installed)
     probed = _probe()
     yield tensorflow_works(probed)
-    yield processor(_cpu_flags())
+    yield processor(_cpu_flags(), onednn=probed.get("onednn", True))
     yield memory(_meminfo())
     yield disk(pathlib.Path.cwd(), shutil.disk_usage(pathlib.Path.cwd()).free)
     yield gpu(probed, driver=pathlib.Path("/proc/driver/nvidia/version").exists())
@@ -125,8 +127,8 @@ def tensorflow_works(probed: Mapping[str, Any]) -> Finding:
     return Finding("ok", "TensorFlow", f"works, devices: {devices}")
 
 
-def processor(features: set[str]) -> Finding:
-    """What the processor has for dense arithmetic."""
+def processor(features: set[str], *, onednn: bool) -> Finding:
+    """What the processor has for dense arithmetic, and whether TensorFlow runs oneDNN's kernels on it."""
     cores = os.cpu_count() or 1
     names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
     have = [name for flag, name in names.items() if flag in features]
@@ -135,6 +137,9 @@ def processor(features: set[str]) -> Finding:
         return Finding("ok", "processor", f"{found}: --precision=mixed_bfloat16 is fast here")
     if features and "avx" not in features and platform.machine() in ("x86_64", "AMD64"):
         return Finding("fail", "processor", f"{found}, no AVX", "TensorFlow's wheels need AVX: use another machine")
+    if "avx2" in features and not onednn:
+        remedy = "try --onednn=on: convolutions may be faster"
+        return Finding("note", "processor", f"{found}; TensorFlow leaves oneDNN off here", remedy)
     return Finding("ok", "processor", found)
 
 

@@ -31,7 +31,15 @@ def environment() -> dict[str, Any]:
         "devices": [f"{device.device_type}: {_device_name(device)}" for device in tf.config.list_physical_devices()],
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "onednn": onednn(),
     }
+
+
+def onednn() -> str:
+    """Whether TensorFlow, once it is imported, runs oneDNN's kernels: `on` or `off`."""
+    from tensorflow.python.util import _pywrap_util_port as port  # nothing public tells
+
+    return "on" if port.IsMklEnabled() else "off"
 
 
 def _cpu() -> dict[str, str]:

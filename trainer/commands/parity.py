@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     if parity.output is not None:
         workdir.make_folder("--output", pathlib.Path(parity.output))
     # With deterministic ops Keras leaves XLA out of fit, without a word; XLA's programs are deterministic on a CPU.
-    setup.start_tensorflow(deterministic=parity.execution != "xla")
+    setup.start_tensorflow(deterministic=parity.execution != "xla", onednn=parity.onednn)
     certificate = _certify(data, model, optimization, parity)
     allowed = bound(parity.execution)
     holds = certificate.max_abs_difference <= allowed.max_abs_difference

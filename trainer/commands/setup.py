@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from loopwright.trainer.state import TrainState
 
 
-def start_tensorflow(*, deterministic: bool = False, intra_op_threads: int = 0, inter_op_threads: int = 0) -> None:
-    """Imports TensorFlow and Keras quietly, lets GPU memory grow, and sets threads and deterministic ops where asked.
+def start_tensorflow(
+    *, deterministic: bool = False, intra_op_threads: int = 0, inter_op_threads: int = 0, onednn: str = "auto"
+) -> None:
+    """Imports TensorFlow and Keras quietly, lets GPU memory grow, and sets kernels, threads and deterministic ops as asked.
 
     Raises TrainingError (exit 2) if KERAS_BACKEND names another backend.
     """
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise TrainingError(f"KERAS_BACKEND={backend}: this is for TensorFlow; unset it", exit_code=2)
+    if onednn != "auto":
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn == "on"))  # read once, when TensorFlow is imported
     with _quiet_start():
         import tensorflow as tf
 

@@ -41,6 +41,7 @@ def run(argv: Sequence[str]) -> int:
             deterministic=config.run.deterministic,
             intra_op_threads=config.run.intra_op_threads,
             inter_op_threads=config.run.inter_op_threads,
+            onednn=config.run.onednn,
         )
     return _train(config, clock)
 

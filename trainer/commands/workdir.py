@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
+from loopwright.trainer.commands import machine
 from loopwright.trainer.commit import replace_file, sweep
 from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.lock import only_writer
@@ -129,6 +130,7 @@ def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "devices": [f"{d.device_type}: {d.name}" for d in tf.config.list_physical_devices()],
+        "onednn": machine.onednn(),
         "git_revision": _git_revision(),
         **facts,
     }
