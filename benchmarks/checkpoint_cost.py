@@ -2,7 +2,8 @@
 
     python benchmarks/checkpoint_cost.py --data_dir=~/tensorflow_datasets
 
-Prints one JSON object. The three ways of saving take turns on the same model and feed; figures are medians over the repeats.
+Prints one JSON object. The three ways of saving take turns on the same model and feed, in blocks that begin with a save and
+end when it is through; figures are medians over the rounds.
 """
 
 import argparse
@@ -21,21 +22,21 @@ from loopwright import data, trainer
 EVERY = 100
 
 
-def seconds(state, step, feed, execute, steps: int, checkpoint) -> float:
-    """The seconds of so many steps with a save every `EVERY`, and the end of the last save."""
+def seconds(state, execute, checkpoint) -> float:
+    """The seconds of a save, where there is a checkpoint, and of `EVERY` steps."""
     start = time.perf_counter()
     done = 0
-    while done < steps:
-        done += execute(min(EVERY - done % EVERY, steps - done))
-        if done % EVERY == 0 and checkpoint is not None:
-            checkpoint(state, {})
+    if checkpoint is not None:
+        checkpoint(state, {})
+    while done < EVERY:
+        done += execute(EVERY - done)
     state.step.numpy()
     if checkpoint is not None:
         checkpoint.__exit__(None, None, None)
     return time.perf_counter() - start
 
 
-def cost(name: str, data_dir: str | None, steps: int, repeats: int) -> dict:
+def cost(name: str, data_dir: str | None, rounds: int) -> dict:
     dataset = data.load(name, data_dir=data_dir)
     state, step = turns.job(dataset, "cnn")
     feed = dataset.train_feed(batch_size=32, seed=0)
@@ -47,13 +48,12 @@ def cost(name: str, data_dir: str | None, steps: int, repeats: int) -> dict:
             "asynchronous": trainer.Checkpoint(pathlib.Path(folder) / "async", asynchronous=True),
         }
         blocks = {
-            name: lambda checkpoint=checkpoint: seconds(state, step, feed, execute, steps, checkpoint)
-            for name, checkpoint in ways.items()
+            name: lambda checkpoint=checkpoint: seconds(state, execute, checkpoint) for name, checkpoint in ways.items()
         }
-        times = turns.take_turns(blocks, repeats)
+        times = turns.take_turns(blocks, rounds)
     return {
-        "steps": steps,
         "every": EVERY,
+        "rounds": rounds,
         "seconds": {name: statistics.median(t) for name, t in times.items()},
         **{name: turns.ratio(times, name, "never") for name in ways if name != "never"},
     }
@@ -95,12 +95,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="mnist_5k", help="images:cifar_shaped for images of CIFAR-10's shape")
     parser.add_argument("--data_dir")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--parameters", type=int, default=100_000_000)
     arguments = parser.parse_args()
     result = {
-        "cost": cost(arguments.dataset, arguments.data_dir, arguments.steps, arguments.repeats),
+        "cost": cost(arguments.dataset, arguments.data_dir, arguments.rounds),
         "stall": stall(arguments.parameters, 3),
     }
     print(json.dumps(result, indent=1))

@@ -9,16 +9,16 @@ bfloat16, nothing is measured, and an earlier result is deleted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
 import statistics
 from typing import Any
 
+import variants
+
 from loopwright import flags
 from loopwright.trainer import timing
-from loopwright.trainer.commands import benchmark
 from loopwright.trainer.commands.benchmark_row import Cell
 from loopwright.trainer.commands.machine import environment
 from loopwright.trainer.commit import replace_file
@@ -30,25 +30,16 @@ THREADS = ((0, 0), (1, os.cpu_count() or 1))
 
 def measure(dataset: str, model: str, batch_size: int, steps: int, laps: int) -> list[dict[str, Any]]:
     """A row for each precision and number of threads, of laps that took turns."""
-    with contextlib.ExitStack() as stack:
-        workers: dict[tuple[str, int, int], benchmark.Worker] = {}
-        for precision in PRECISIONS:
-            for intra, inter in THREADS:
-                cell = Cell(
-                    flags.Data(dataset=dataset, batch_size=batch_size),
-                    flags.Model(model=model, precision=precision),
-                    flags.Optimization(),
-                    flags.Benchmark(train_steps=steps, repeats=laps, intra_op_threads=intra, inter_op_threads=inter),
-                )
-                worker = workers[precision, intra, inter] = stack.enter_context(benchmark.row_worker(cell, "graph"))
-                worker.read()
-                worker.lap(steps)
-        found: dict[tuple[str, int, int], list[float]] = {key: [] for key in workers}
-        for _ in range(laps):
-            for key, worker in workers.items():
-                found[key].append(worker.lap(steps))
-        for worker in workers.values():
-            worker.say("end")
+    cells = {
+        (precision, intra, inter): Cell(
+            flags.Data(dataset=dataset, batch_size=batch_size),
+            flags.Model(model=model, precision=precision),
+            flags.Optimization(),
+            flags.Benchmark(train_steps=steps, repeats=laps, intra_op_threads=intra, inter_op_threads=inter),
+        )
+        for precision in PRECISIONS
+        for intra, inter in THREADS
+    }
     names = ("precision", "intra_op_threads", "inter_op_threads")
     return [
         {
@@ -59,7 +50,7 @@ def measure(dataset: str, model: str, batch_size: int, steps: int, laps: int) ->
             "interval": timing.interval(times),
             "laps_ms": times,
         }
-        for key, times in found.items()
+        for key, times in variants.laps_in_turns(cells, steps, laps).items()
     ]
 
 

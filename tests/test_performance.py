@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -189,6 +190,7 @@ def test_commands_for_a_gpu_are_ones_that_there_are(repository: pathlib.Path) ->
 def test_precisions_take_turns(
     repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
     precisions = runpy.run_path(str(repository / "benchmarks" / "precisions.py"))
     rows = precisions["measure"]("mnist_5k", "mlp", 32, steps=2, laps=3)
     assert [(row["precision"], row["intra_op_threads"], len(row["laps_ms"])) for row in rows] == [
@@ -209,3 +211,20 @@ def test_fit_alone_times_fit(repository: pathlib.Path) -> None:
     words = [sys.executable, str(script), "--steps=2", "--epochs=1", "--dataset=benchmarks.images:cifar_shaped"]
     done = subprocess.run(words, cwd=repository, capture_output=True, text=True, check=True)
     assert '"ms_per_step": ' in done.stdout
+
+
+@pytest.mark.slow
+def test_variants_are_compared_with_the_first(
+    repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = runpy.run_path(str(repository / "benchmarks" / "variants.py"))
+    words = ["variants.py", "--steps=2", "--laps=3", "--model=mlp", "--model=mlp --onednn=on"]
+    monkeypatch.setattr(sys, "argv", words)
+    variants["main"]()
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"--model=mlp: \S+ \(\S+–\S+\) ms a step", first)
+    assert re.fullmatch(r"--model=mlp --onednn=on: .* ms a step, \S+ \(\S+–\S+\) times as fast as the first", second)
+    monkeypatch.setattr(sys, "argv", words[:4])
+    with pytest.raises(SystemExit):
+        variants["main"]()
+    assert "give two sets of flags or more" in capsys.readouterr().err

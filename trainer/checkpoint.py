@@ -185,7 +185,8 @@ class Checkpoint:
 
     def _commit(self, saver: Saver, step: int, facts: Mapping[str, Any]) -> None:
         """Commits what a saver writes, makes it the latest, and deletes what needn't be kept."""
-        nonfinite = saver.first_nonfinite()
+        values = saver.read()
+        nonfinite = saver.first_nonfinite(values)
         if nonfinite is not None:
             refusal = f"step {step} is not saved: {nonfinite} has values that aren't finite"
             if self.abort_on_nonfinite:
@@ -194,7 +195,7 @@ class Checkpoint:
             return
         folder = self._folder(step)
         with self._failure_told(step):
-            commit.commit_folder(folder, lambda temporary: saver.write(temporary / PREFIX), facts)
+            commit.commit_folder(folder, lambda temporary: saver.write(temporary / PREFIX, values), facts)
             self.saved_step = step
             commit.replace_file(self.directory / _LATEST, folder.name + "\n")
             self.retention.apply(folder, facts.get("evaluation", {}))

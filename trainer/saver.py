@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from loopwright.trainer.state import TrainState
 
 #: What saves something of its own and is no variable.
 _OTHERS = (tf.saved_model.experimental.TrackableResource, tf.train.experimental.PythonState, tf.data.Iterator)
+
+#: What `Saver.read` gives: tensors by the ids of the saver's variables.
+Values = Mapping[int, tf.Tensor]
 
 
 class Saver:
@@ -41,14 +45,15 @@ class Saver:
         pairs: list[tuple[tf.Variable, tf.Variable]] = []
         self._written = _twin(root, pairs, {}) if copied else root
         self._take = _copying(pairs)
-        both = [
-            (tree.name_of(owner, f"{part}/{path}"), variable)
+        self._variables = [variable for *_, variable in tree.leaves(self._written)]
+        self._names = {
+            id(variable): tree.name_of(owner, f"{part}/{path}")
             for part in ("model", "optimizer")
             for (path, owner, _), (*_, variable) in zip(
                 tree.leaves(getattr(root, part)), tree.leaves(getattr(self._written, part)), strict=True
             )
-        ]
-        self._floating = [(name, variable) for name, variable in both if variable.dtype.is_floating]
+            if variable.dtype.is_floating
+        }
         self._by_key: dict[str, Any] | None = None
 
     def serves(self, state: TrainState) -> bool:
@@ -60,21 +65,29 @@ class Saver:
         """Renews the copy: the only part of an asynchronous save for which training waits. Nothing without a copy."""
         self._take()
 
-    def first_nonfinite(self) -> str | None:
+    def read(self) -> Values:
+        """The values of the copy, or of the state itself, in host memory."""
+        with tf.device("CPU:0"):
+            return {id(variable): tf.convert_to_tensor(variable) for variable in self._variables}
+
+    def first_nonfinite(self, values: Values) -> str | None:
         """The first weight or slot that holds an infinite value or a NaN; None without one."""
         # In NumPy: a state has many small variables, for which a call of TensorFlow costs more than the numbers.
-        return next((name for name, v in self._floating if not np.isfinite(v.numpy()).all()), None)
+        return next((name for key, name in self._names.items() if not np.isfinite(values[key].numpy()).all()), None)
 
-    def write(self, prefix: str | os.PathLike[str]) -> None:
-        """Writes the files of a prefix, in the thread that calls. Raises tf.errors.OpError where they can't be written."""
+    def write(self, prefix: str | os.PathLike[str], values: Values) -> None:
+        """Writes what `read` gave to the files of a prefix, in the thread that calls.
+
+        Raises tf.errors.OpError where they can't be written.
+        """
         if not self._by_key:
             self._written.write(prefix)
             if self._by_key is None:
                 self._by_key = tree.by_key(pathlib.Path(prefix), self._written)
             return
+        names, whole = list(self._by_key), [""] * len(self._by_key)
+        tensors = [values.get(id(value), value) for value in self._by_key.values()]
         with tf.device("CPU:0"):
-            tensors = [tf.convert_to_tensor(value) for value in self._by_key.values()]
-            names, whole = list(self._by_key), [""] * len(tensors)
             tf.raw_ops.SaveV2(prefix=os.fspath(prefix), tensor_names=names, shape_and_slices=whole, tensors=tensors)
 
 

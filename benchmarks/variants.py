@@ -1,0 +1,71 @@
+"""One row of the benchmark under several sets of flags, in turns, so that a slow moment of the machine falls on all alike.
+
+    python benchmarks/variants.py '--model=cnn --onednn=off' '--model=cnn --onednn=on'
+
+A set is flags of `loopwright benchmark`, in quotes. Each has a process of its own; the first is what the others are
+compared with. Figures are medians over the laps, with 95% intervals (bootstrap, resampling the laps in pairs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import statistics
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+from loopwright import flags
+from loopwright.trainer import timing
+from loopwright.trainer.commands import benchmark
+from loopwright.trainer.commands.benchmark_row import Cell
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def laps_in_turns(cells: Mapping[Key, Cell], steps: int, laps: int, row: str = "graph") -> dict[Key, list[float]]:
+    """The milliseconds a step of each lap of each cell; a first lap, which warms up, isn't counted."""
+    with contextlib.ExitStack() as stack:
+        workers = {key: stack.enter_context(benchmark.row_worker(cell, row)) for key, cell in cells.items()}
+        for worker in workers.values():
+            worker.read()
+            worker.lap(steps)
+        found: dict[Key, list[float]] = {key: [] for key in workers}
+        for _ in range(laps):
+            for key, worker in workers.items():
+                found[key].append(worker.lap(steps))
+        for worker in workers.values():
+            worker.say("end")
+    return found
+
+
+def main() -> None:
+    usage, form = (
+        "variants.py [--row ROW] [--steps N] [--laps N] 'FLAGS' 'FLAGS' ...",
+        argparse.RawDescriptionHelpFormatter,
+    )
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser.add_argument("--row", default="graph", choices=("graph", "xla", "floor", "fit"))
+    parser.add_argument("--steps", type=int, default=20, help="steps in a lap")
+    parser.add_argument("--laps", type=int, default=15)
+    arguments, variants = parser.parse_known_args()
+    if len(variants) < 2:
+        parser.error("give two sets of flags or more")
+    cells = {}
+    for variant in variants:
+        words = [*shlex.split(variant), f"--train_steps={arguments.steps}", f"--repeats={arguments.laps}"]
+        groups, _ = flags.parse(words, benchmark.GROUPS, usage=f"usage: {usage}", help_text="")
+        cells[variant] = Cell(*groups)
+    found = laps_in_turns(cells, arguments.steps, arguments.laps, arguments.row)
+    first = found[variants[0]]
+    for variant, laps in found.items():
+        low, high = timing.interval(laps)
+        line = f"{variant}: {statistics.median(laps):.3g} ({low:.3g}–{high:.3g}) ms a step"
+        if laps is not first:
+            low, high = timing.ratio_interval(first, laps)
+            line += f", {timing.ratio(first, laps):.2f} ({low:.2f}–{high:.2f}) times as fast as the first"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
