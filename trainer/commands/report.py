@@ -127,7 +127,17 @@ def _about(run: Run) -> dict[str, Any]:
     defaults = flags.flag_values(flags.Config())
     values = {name: value for name, value in flags.flag_values(run.config).items() if value not in (None, "")}
     versions = run.facts.get("versions", {})
-    places = ("host", "platform", "cpus", "devices", "git_revision", "execution", "feed", "dataset_fingerprint")
+    places = (
+        "host",
+        "platform",
+        "cpus",
+        "devices",
+        "onednn",
+        "git_revision",
+        "execution",
+        "feed",
+        "dataset_fingerprint",
+    )
     environment = {name: run.facts[name] for name in places if run.facts.get(name)}
     return {
         "name": run.name,
