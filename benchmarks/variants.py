@@ -40,11 +40,12 @@ def laps_in_turns(cells: Mapping[Key, Cell], steps: int, laps: int, row: str = "
 
 
 def main() -> None:
-    usage, form = (
-        "variants.py [--row ROW] [--steps N] [--laps N] 'FLAGS' 'FLAGS' ...",
-        argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(
+        usage="variants.py [--row ROW] [--steps N] [--laps N] 'FLAGS' 'FLAGS' ...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--row", default="graph", choices=("graph", "xla", "floor", "fit"))
     parser.add_argument("--steps", type=int, default=20, help="steps in a lap")
     parser.add_argument("--laps", type=int, default=15)
@@ -54,7 +55,7 @@ def main() -> None:
     cells = {}
     for variant in variants:
         words = [*shlex.split(variant), f"--train_steps={arguments.steps}", f"--repeats={arguments.laps}"]
-        groups, _ = flags.parse(words, benchmark.GROUPS, usage=f"usage: {usage}", help_text="")
+        groups, _ = flags.parse(words, benchmark.GROUPS, usage=parser.format_usage(), help_text="")
         cells[variant] = Cell(*groups)
     found = laps_in_turns(cells, arguments.steps, arguments.laps, arguments.row)
     first = found[variants[0]]

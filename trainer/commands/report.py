@@ -127,7 +127,7 @@ def _about(run: Run) -> dict[str, Any]:
     defaults = flags.flag_values(flags.Config())
     values = {name: value for name, value in flags.flag_values(run.config).items() if value not in (None, "")}
     versions = run.facts.get("versions", {})
-    places = (
+    places = [
         "host",
         "platform",
         "cpus",
@@ -137,7 +137,7 @@ def _about(run: Run) -> dict[str, Any]:
         "execution",
         "feed",
         "dataset_fingerprint",
-    )
+    ]
     environment = {name: run.facts[name] for name in places if run.facts.get(name)}
     return {
         "name": run.name,
