@@ -52,19 +52,22 @@ def main() -> None:
     arguments, variants = parser.parse_known_args()
     if len(variants) < 2:
         parser.error("give two sets of flags or more")
+    sizes = [f"--train_steps={arguments.steps}", f"--repeats={arguments.laps}"]
     cells = {}
-    for variant in variants:
-        words = [*shlex.split(variant), f"--train_steps={arguments.steps}", f"--repeats={arguments.laps}"]
-        groups, _ = flags.parse(words, benchmark.GROUPS, usage=parser.format_usage(), help_text="")
-        cells[variant] = Cell(*groups)
+    for number, variant in enumerate(variants):
+        words = [*shlex.split(variant), *sizes]
+        try:
+            groups, _ = flags.parse(words, benchmark.GROUPS, usage=parser.format_usage(), help_text="")
+        except flags.UsageError as error:
+            parser.error(str(error))
+        cells[number] = Cell(*groups)
     found = laps_in_turns(cells, arguments.steps, arguments.laps, arguments.row)
-    first = found[variants[0]]
-    for variant, laps in found.items():
+    for number, laps in found.items():
         low, high = timing.interval(laps)
-        line = f"{variant}: {statistics.median(laps):.3g} ({low:.3g}–{high:.3g}) ms a step"
-        if laps is not first:
-            low, high = timing.ratio_interval(first, laps)
-            line += f", {timing.ratio(first, laps):.2f} ({low:.2f}–{high:.2f}) times as fast as the first"
+        line = f"{variants[number]}: {statistics.median(laps):.3g} ({low:.3g}–{high:.3g}) ms a step"
+        if number:
+            low, high = timing.ratio_interval(found[0], laps)
+            line += f", {timing.ratio(found[0], laps):.2f} ({low:.2f}–{high:.2f}) times as fast as the first"
         print(line)
 
 

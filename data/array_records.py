@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from loopwright.data.errors import DataError
+from loopwright.data.errors import DataError, first_line
 from loopwright.data.records import ARRAY_RECORD, RecordFile, RecordFiles, array_record_module
 
 _WRITER_OPTIONS = "group_size:1"  # one record a group, as TFDS writes them: the fastest to read at random
@@ -48,9 +48,9 @@ def copy_to_array_record(
                         progress(done, total)
                 writer.close()
                 unfinished.replace(target.path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the writer's own is a RuntimeError
             raise DataError(
-                f"{folder} can't take an ArrayRecord copy ({error.strerror}), which reading at random needs; choose "
+                f"{folder} can't take an ArrayRecord copy ({first_line(error)}), which reading at random needs; choose "
                 "another --data_dir, or --feed=sequential"
             ) from None
     return copies

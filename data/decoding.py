@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from loopwright.data.errors import DataError
+from loopwright.data.stacks import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Decoder:
         return self.keys.arrange(self.specs)
 
     def __call__(self, records: tf.Tensor) -> dict[str, Any]:
-        samples = tf.map_fn(self._decode_one, records, fn_output_signature=self.specs)
+        samples = tf.map_fn(plain(self._decode_one), records, fn_output_signature=self.specs)
         self.check(samples)
         return self.keys.arrange(samples)
 

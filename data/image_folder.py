@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import pathlib
 import random
 from collections.abc import Collection
@@ -20,15 +21,19 @@ from loopwright.data.stacks import plain
 from loopwright.data.stored import READ_AT_ONCE
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # those of tfds.folder_dataset.ImageFolder
+#: The first bytes of a PNG file; where it says which colors it has, and how it says gray, without and with transparency.
+_PNG, _PNG_COLOR_TYPE, _PNG_GRAY = b"\x89PNG\r\n\x1a\n", 25, (b"", b"\0", b"\4")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFolder:
     """A folder of images: `PATH/SPLIT/CLASS/*.png`, or `PATH/CLASS/*.png`, which is all one split named `train`.
 
-    Images come in the order of `tfds.folder_dataset.ImageFolder`: shuffled, the same on every machine.
+    Images come in the order of `tfds.folder_dataset.ImageFolder`: shuffled, the same on every machine. They are gray where
+    all of them are, else RGB.
 
-    Raises DataError for a folder that isn't there, holds no images, holds no image of some class, or one class only.
+    Raises DataError for a folder that isn't there, holds no images, holds images in both ways, holds no image of some class,
+    or one class only.
     """
 
     root: pathlib.Path
@@ -52,7 +57,13 @@ class ImageFolder:
     @functools.cached_property
     def files(self) -> dict[str, list[tuple[str, str]]]:
         """Path and class of each image, by split."""
-        flat = any(_images(folder) for folder in _folders(self.root))
+        flat = next((folder for folder in _folders(self.root) if _images(folder)), None)
+        deep = next((sub for folder in _folders(self.root) for sub in _folders(folder) if _images(sub)), None)
+        if flat and deep:
+            raise DataError(
+                f"--dataset=folder:{self.root}: images both in {flat} and in {deep}; a folder is SPLIT/CLASS/ or CLASS/ "
+                "throughout: move one of them away"
+            )
         roots = {"train": self.root} if flat else {folder.name: folder for folder in _folders(self.root)}
         files = {}
         for split, root in roots.items():
@@ -70,14 +81,14 @@ class ImageFolder:
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the first image; `image_size` goes before."""
-        path = next(iter(self.files.values()))[0][0]
+        """Height, width (those of the first image, unless there is an `image_size`) and channels."""
+        paths = [path for files in self.files.values() for path, _ in files]
         try:
-            image = tf.io.decode_image(tf.io.read_file(path), expand_animations=False)
+            image = tf.io.decode_image(tf.io.read_file(os.fsencode(paths[0])), expand_animations=False)
         except tf.errors.OpError as error:
-            raise DataError(f"{path}: {first_line(error)}") from None
+            raise DataError(f"{paths[0]}: {first_line(error)}") from None
         height, width = self.image_size or image.shape[:2]
-        return height, width, image.shape[2]
+        return height, width, 3 if any(map(_is_colored, paths)) else 1
 
     @functools.cached_property
     def features(self) -> tfds.features.FeaturesDict:
@@ -123,9 +134,9 @@ class ImageFiles:
 
     def gather(self, index: tf.Tensor) -> dict[str, Any]:
         """The samples of places `[B]` int64."""
-        paths = tf.gather(tf.constant(self.paths), index)
+        paths = tf.gather(tf.constant([os.fsencode(path) for path in self.paths]), index)
         labels = tf.gather(tf.constant(self.labels, tf.int64), index)
-        return {"x": tf.map_fn(self._decode_one, paths, fn_output_signature=self.specs["x"]), "y": labels}
+        return {"x": tf.map_fn(plain(self._decode_one), paths, fn_output_signature=self.specs["x"]), "y": labels}
 
     def in_order(self, start: int, stop: int, *, bad: Collection[int] = ()) -> tf.data.Dataset:
         """The samples of a range of places, in batches."""
@@ -155,4 +166,21 @@ def _folders(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _images(path: pathlib.Path) -> list[str]:
-    return sorted(str(entry) for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES)
+    return sorted(
+        str(entry)
+        for entry in path.iterdir()
+        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    )
+
+
+def _is_colored(path: str) -> bool:
+    """Whether a PNG or JPEG file says that it has colors; one that can't be read says nothing."""
+    with pathlib.Path(path).open("rb") as file:
+        data = file.read(_PNG_COLOR_TYPE + 1)
+        if data.startswith(_PNG):
+            return data[_PNG_COLOR_TYPE:] not in _PNG_GRAY
+        data += file.read()
+    try:
+        return int(tf.io.extract_jpeg_shape(data)[2]) > 1
+    except tf.errors.OpError:
+        return False

@@ -10,6 +10,7 @@ import urllib.request
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from loopwright.data.errors import DataError, first_line
 
@@ -27,7 +28,8 @@ def ensure_prepared(
 
     Nothing half-prepared is left behind (TFDS renames at the end).
 
-    Raises NotPrepared, with the three ways out, when the source files are neither in `manual_dir` nor reachable.
+    Raises NotPrepared: with the three ways out, when the source files are neither in `manual_dir` nor reachable; with the
+    reason, when a package is missing that the builder needs.
     """
     if builder.is_prepared():
         return
@@ -42,8 +44,12 @@ def ensure_prepared(
     tfds.disable_progress_bar()
     try:
         builder.download_and_prepare(download_config=config, file_format=file_format)
-    except (OSError, AssertionError, tfds.download.DownloadError, tfds.download.NonMatchingChecksumError) as error:
-        raise NotPrepared(_ways_out(builder, first_line(error))) from error
+    except ImportError as error:
+        raise NotPrepared(f"{builder.info.full_name} can't be prepared: {first_line(error)}") from error
+    except (OSError, AssertionError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
+        if not builder.data_path.exists():
+            raise NotPrepared(_ways_out(builder, first_line(error))) from error
+        builder.info.read_from_directory(builder.data_path)  # another process was faster
 
 
 def _missing_urls(builder: Any, manual_dir: str | None) -> list[str]:

@@ -153,9 +153,9 @@ class RecordFiles:
             return tf.data.Dataset.from_tensor_slices(tf.constant([], tf.string))
         return functools.reduce(lambda left, right: left.concatenate(right), parts)
 
-    def of_file(self, path: Any, skip: Any, take: Any, *, by_place: bool = False) -> tf.data.Dataset:
+    def of_file(self, path: Any, skip: Any, take: Any) -> tf.data.Dataset:
         """`take` records of a file (a path, or a string tensor) after the first `skip`, in sequence."""
-        if self.file_format == TFRECORD and not by_place:
+        if self.file_format == TFRECORD:
             return tf.data.TFRecordDataset(path).skip(skip).take(take)
 
         def read(first: tf.Tensor) -> tf.Tensor:

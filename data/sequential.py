@@ -13,7 +13,7 @@ import tensorflow as tf
 from loopwright.data import mixing
 from loopwright.data.feed import Augmentation, Batch, Epochs, make_batch
 from loopwright.data.stacks import StackedFeed, plain, stack_batches
-from loopwright.data.stored import RecordSplit
+from loopwright.data.stored import READ_AT_ONCE, RecordSplit
 
 _FILES_AT_ONCE = 16
 _RECORDS_IN_A_ROW = 16
@@ -126,8 +126,14 @@ def sequential_feed(
 
     def samples_of(number: tf.Tensor) -> tf.data.Dataset:
         path, skip, take, first = (tf.gather(tf.constant(column), number) for column in columns)
-        records = files.of_file(path, skip, take, by_place=bool(bad))
-        return tf.data.Dataset.zip(tf.data.Dataset.range(first, first + take), records)
+        index = tf.data.Dataset.range(first, first + take)
+        if bad:  # read by place, which TensorFlow's reader can't behind a damaged record
+            good = index.filter(plain(lambda place: tf.reduce_all(place != tf.constant(list(bad), tf.int64))))
+            places = good.batch(READ_AT_ONCE)
+            return places.map(plain(lambda places: (places, files.read_tensor(places)))).unbatch()
+        # A file that ends early, at the end of a record, is an end like any other to the reader.
+        whole = tf.data.experimental.assert_cardinality(take)
+        return tf.data.Dataset.zip(index, files.of_file(path, skip, take).apply(whole))
 
     def order(epoch: tf.Tensor) -> tf.data.Dataset:
         numbers = tf.range(len(files.files), dtype=tf.int64)
@@ -139,8 +145,6 @@ def sequential_feed(
             cycle_length=min(_FILES_AT_ONCE, len(files.files)) if epochs.shuffle else 1,
             block_length=_RECORDS_IN_A_ROW,
         )
-        if bad:
-            samples = samples.filter(plain(lambda index, _: tf.reduce_all(index != tf.constant(list(bad), tf.int64))))
         return _shuffled(samples, mixing.epoch_key(seed, epoch), buffer_size) if epochs.shuffle else samples
 
     return SequentialFeed(order, split.decoder, epochs, augment)

@@ -115,7 +115,7 @@ class Description:
     sheet: str | None = flag(
         None, "PNG file for a sheet of training images, with --augment changed ones beside (extra plots).", common=True
     )
-    seed: int = flag(0, "Seed of the order of samples and of --augment.", minimum=0)
+    seed: int = flag(0, "Seed of the order of samples and of --augment.", minimum=0, below=2**32)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import resource
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,9 @@ from loopwright.data.array_records import copy_to_array_record
 from loopwright.data.crc import masked_crc32c
 from loopwright.data.decoding import Decoder, Keys
 from loopwright.data.errors import DataError
+from loopwright.data.feed import Epochs
 from loopwright.data.records import RecordFiles
+from loopwright.data.sequential import sequential_feed
 from loopwright.data.stored import RecordSplit, decode_all
 
 DAMAGED = 12  # the sample: record 2 of the third file
@@ -102,6 +105,40 @@ def test_file_that_ends_early_is_named(files: RecordFiles, split: Callable[[], R
     assert set(bad.find_bad(split(), "tiny", limit=4)) == {57, 58, 59, 60}
     with pytest.raises(DataError, match="sample 60"):
         bad.find_bad(split(), "tiny", limit=3)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("records", [20, 0])
+def test_file_that_ends_early_ends_the_sequential_feed(
+    files: RecordFiles, split: Callable[[], RecordSplit], records: int, shuffle: bool
+) -> None:
+    path = pathlib.Path(files.files[3].path)
+    path.write_bytes(path.read_bytes()[: offset_of(str(path), records)])
+    feed = sequential_feed(split(), Epochs(files.num_examples, 5, shuffle=shuffle), buffer_size=7)
+    with pytest.raises(tf.errors.OpError, match="expected to contain 24 elements"):
+        list(feed().take(feed.steps_per_epoch))
+
+
+def test_record_that_is_cut_off_is_left_out_of_the_sequential_feed(
+    files: RecordFiles, split: Callable[[], RecordSplit]
+) -> None:
+    path = pathlib.Path(files.files[3].path)
+    path.write_bytes(path.read_bytes()[:-40])
+    feed = sequential_feed(split(), Epochs(files.num_examples - 1, 5), buffer_size=7, bad=(60,))
+    seen = np.concatenate([batch["index"].numpy() for batch in feed().take(feed.steps_per_epoch)])
+    assert sorted(seen.tolist()) == list(range(60))
+
+
+def test_copy_that_does_not_fit_on_the_disk_is_told(files: RecordFiles) -> None:
+    folder = pathlib.Path(files.files[0].path).parent
+    before, limits = sorted(folder.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(DataError, match=rf"{folder} can't take an ArrayRecord copy .*--feed=sequential"):
+            copy_to_array_record(files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(folder.iterdir()) == before
 
 
 def test_picture_that_does_not_decode_is_named(

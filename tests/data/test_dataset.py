@@ -14,7 +14,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from loopwright import data
+from loopwright.data import mnist_5k
 from loopwright.data.errors import DataError
+from loopwright.data.loading import find_builder
+from loopwright.data.prepare import ensure_prepared
 
 
 class FourFeatures(tfds.core.GeneratorBasedBuilder):
@@ -167,6 +170,31 @@ def test_mistakes_are_told(folder: str, options: dict[str, Any], says: str) -> N
     with pytest.raises(DataError, match=says) as caught:
         data.load("four_features", data_dir=folder, **options)
     assert caught.value.exit_code == 2
+
+
+def test_folder_that_is_a_file_is_told(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"is not on this machine: .*file"):
+        data.load("four_features", data_dir=str(tmp_path / "file"))
+
+
+def test_another_process_may_prepare_it_first(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = find_builder("four_features", str(tmp_path))
+
+    def too_late(**options: Any) -> None:
+        data.load("four_features", data_dir=str(tmp_path))
+        pathlib.Path(tmp_path / "new").mkdir()
+        (tmp_path / "new").rename(builder.data_path)
+
+    monkeypatch.setattr(builder, "download_and_prepare", too_late)
+    ensure_prepared(builder, manual_dir=None, download=True)
+    assert builder.info.splits["train"].num_examples == 40
+
+
+def test_package_that_a_builder_lacks_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist_5k.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"mnist_5k/1\.0\.0 can't be prepared: .*pip install 'loopwright\[demo\]'"):
+        data.load("mnist_5k", data_dir=str(tmp_path))
 
 
 def test_too_large_a_batch_is_refused(folder: str) -> None:

@@ -78,6 +78,21 @@ def test_sheet_is_a_picture(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: 
         assert len(picture.convert("L").getcolors()) > 50
 
 
+def test_sheet_of_few_samples_is_smaller(loopwright: Any, pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = ["--dataset", f"folder:{pictures}", "--image_size=8,8", "--sheet=sheet.png"]
+    result = loopwright("datasets", *words)
+    assert (result.code, (tmp_path / "sheet.png").is_file()) == (0, True), result.err
+
+
+def test_bad_sample_is_named_while_the_feed_is_measured(loopwright: Any, pictures: pathlib.Path) -> None:
+    path = pictures / "train" / "cat" / "1.png"
+    path.write_bytes(b"no picture")
+    words = [f"--dataset=folder:{pictures}", "--image_size=8,8", "--batch_size=4", "--feed=streaming", "--measure"]
+    result = loopwright("datasets", *words)
+    assert result.code == 1
+    assert f"is bad: {path}: Unknown image file format" in result.err.splitlines()[-1]
+
+
 def test_sheet_that_cannot_be_written_exits_2(loopwright: Any, mnist_dir: pathlib.Path) -> None:
     result = loopwright("datasets", "mnist_5k", f"--data_dir={mnist_dir}", "--sheet=/proc/sheet.png")
     assert result.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -38,6 +39,7 @@ class DataProgress:
             self._task = self._bar.add_task(what, total=total)
             self._what = what
             self._bar.start()
+            atexit.register(self._stop)  # of a command that fails on the way: the terminal gets its cursor back
         self._bar.update(self._task, completed=done)
         if done >= total:
             self._stop()

@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     config, description = groups
     if names:
         config = dataclasses.replace(config, dataset=names[0])
-    if names or any(word.lstrip("-").startswith("dataset=") for word in argv):
+    if names or any(word.lstrip("-").partition("=")[0] == "dataset" for word in argv):
         return _describe(config, description)
     return _list(config.data_dir, as_json=description.json)
 
@@ -121,14 +121,16 @@ def _measure(dataset: Dataset, config: flags.Data, seed: int) -> int:
     feed = dataset.train_feed(
         config.batch_size, seed=seed, drop_remainder=config.drop_remainder, augment=config.augment or None
     )
-    samples, start, warm = 0, time.perf_counter(), False
-    for batch in feed():
-        samples += len(batch["index"])
-        elapsed = time.perf_counter() - start
-        if not warm and elapsed > 1:
-            samples, start, warm = 0, time.perf_counter(), True
-        elif elapsed > _SECONDS_MEASURED:
-            break
+    steps, samples, start, warm = 0, 0, time.perf_counter(), False
+    with setup.bad_samples_named(dataset, feed, lambda: steps):
+        for batch in feed():
+            steps += 1
+            samples += len(batch["index"])
+            elapsed = time.perf_counter() - start
+            if not warm and elapsed > 1:
+                samples, start, warm = 0, time.perf_counter(), True
+            elif elapsed > _SECONDS_MEASURED:
+                break
     return round(samples / (time.perf_counter() - start))
 
 
@@ -142,7 +144,10 @@ def _draw_sheet(dataset: Dataset, augment: str, description: flags.Description) 
         raise TrainingError(
             f"--sheet draws images, and an input of {dataset.name} is {dataset.input_shape}", exit_code=2
         )
-    plain = next(iter(dataset.train_feed(_ROWS_ON_SHEET, seed=description.seed)()))
+    rows = min(_ROWS_ON_SHEET, dataset.train_feed(1).examples_per_epoch)
+    feed = dataset.train_feed(rows, seed=description.seed)
+    with setup.bad_samples_named(dataset, feed, lambda: 0):
+        plain = next(iter(feed()))
     columns = [plain["x"].numpy()]
     if augment:
         from loopwright.data import augment as augmentation

@@ -93,7 +93,7 @@ def _certify(
         raise TrainingError(
             f"--model={model.model}: one of its layers doesn't support XLA, so fit leaves it out; use --execution=graph"
         )
-    with setup.bad_samples_named(dataset, feed, ours.state):
+    with setup.bad_samples_named(dataset, feed, lambda: int(ours.state.step)):
         return trainer.certify(
             network,
             ours.state,

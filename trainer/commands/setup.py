@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import absl.logging
@@ -16,7 +16,6 @@ from loopwright.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
-    from loopwright.trainer.state import TrainState
 
 
 def start_tensorflow(
@@ -103,17 +102,17 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def bad_samples_named(dataset: Dataset, feed: object, state: TrainState, *, ahead: int = 0) -> Iterator[None]:
-    """Turns TensorFlow's error about a sample in the middle of training into the one that names the sample.
+def bad_samples_named(dataset: Dataset, feed: object, step: Callable[[], int], *, ahead: int = 0) -> Iterator[None]:
+    """Turns TensorFlow's error about a sample of a feed into the one that names the sample.
 
-    The sample lies near the state's step, or up to `ahead` steps behind it.
+    The sample lies near the step at which the error comes, or up to `ahead` steps behind it.
     """
     import tensorflow as tf
 
     try:
         yield
     except tf.errors.OpError as error:
-        steps = range(int(state.step), int(state.step) + ahead + 1, 100)
+        steps = range(step(), step() + ahead + 1, 100)
         found = next(filter(None, (dataset.explain(feed, step) for step in steps)), None)
         if found is None:
             raise

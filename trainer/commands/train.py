@@ -172,7 +172,7 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
         stack.enter_context(checkpoint)
         stack.enter_context(watching)
         stack.enter_context(progress)
-        stack.enter_context(setup.bad_samples_named(dataset, feed, state))
+        stack.enter_context(setup.bad_samples_named(dataset, feed, lambda: int(state.step)))
         guards = guarding.guards(config, state, clock, stack, progress.say)
         log.start(start)
         trainer.train(
@@ -224,7 +224,7 @@ def _resolve_execution(
             return resolved, {}
     candidates = {name: jobs.make_execution(name, config.run.steps_per_call) for name in ("graph", "xla")}
     ahead = 200 + 3 * config.run.steps_per_call  # of the state, which is put back before an error comes here
-    with setup.bad_samples_named(dataset, feed, job.state, ahead=ahead):
+    with setup.bad_samples_named(dataset, feed, lambda: int(job.state.step), ahead=ahead):
         choice = trainer.choose(job.state, job.step, feed, candidates)
     for name, milliseconds in sorted(choice.milliseconds.items(), key=lambda item: item[1]):
         print(f"execution {name}: {milliseconds:.3f} ms a step", file=sys.stderr)
