@@ -106,6 +106,10 @@ def test_auto_writes_down_what_it_chose_and_a_run_that_goes_on_keeps_it(
 
     result = loopwright(*words, "--train_steps=20", "--onednn=off")
     assert (result.code, "ms a step" in result.err) == (0, False)
+    told = (
+        r"may not equal one that was never stopped to the last bit \(.*intra_op_threads: 1 before, 0 now; .*onednn: on"
+    )
+    assert re.search(told, result.err)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
     assert json.loads((run / "summary.json").read_text())["step"] == 20
     facts = json.loads((run / "run.json").read_text())

@@ -130,6 +130,7 @@ def _about(run: Run) -> dict[str, Any]:
     places = [
         "host",
         "platform",
+        "cpu",
         "cpus",
         "devices",
         "onednn",

@@ -103,7 +103,7 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
 
     config, dataset, feed, eval_feed, job = plan.config, plan.dataset, plan.feed, plan.eval_feed, plan.job
     state, num_steps, epoch = job.state, plan.num_steps, feed.steps_per_epoch
-    workdir.write_run_json(
+    changed = workdir.write_run_json(
         folder,
         {
             "dataset_fingerprint": dataset.fingerprint,
@@ -159,6 +159,8 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
         outcome.report(config, folder, finished_before=True)
         return 0
 
+    if start and changed:
+        checkpoint.say(f"this run may not equal one that was never stopped to the last bit ({'; '.join(changed)})")
     # That of a run that was shorter: this one isn't finished before its exports are.
     (folder / "summary.json").unlink(missing_ok=True)
     watching.start(start, feed.element_spec["x"])

@@ -95,8 +95,11 @@ def identity_differences(workdir: pathlib.Path, config: flags.Config) -> list[st
     ]
 
 
-def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> list[str]:
     """Writes run.json: versions, machine and devices, and the facts of this run.
+
+    Returns on what the last bits depend and what isn't as it was in the run's process before, such as "cpus: 8 before, 2
+    now".
 
     Raises TrainingError where the folder's run had other data under the same name.
     """
@@ -105,17 +108,18 @@ def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    path = workdir / "run.json"
+    path, before = workdir / "run.json", {}
     if path.exists():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))["dataset_fingerprint"]
+            before = json.loads(path.read_text(encoding="utf-8"))
+            fingerprint = before["dataset_fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{path} is damaged ({error}); delete it to go on without the check of the data"
             ) from None
-        if before != facts["dataset_fingerprint"]:
+        if fingerprint != facts["dataset_fingerprint"]:
             raise TrainingError(
-                f"{workdir} was trained on other data: the dataset's fingerprint was {before} and is "
+                f"{workdir} was trained on other data: the dataset's fingerprint was {fingerprint} and is "
                 f"{facts['dataset_fingerprint']} now; restore the data, or choose another --workdir"
             )
     run = {
@@ -128,13 +132,24 @@ def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
         },
         "host": socket.gethostname(),
         "platform": platform.platform(),
+        "cpu": machine.cpu_name(),
         "cpus": os.cpu_count(),
         "devices": [f"{d.device_type}: {d.name}" for d in tf.config.list_physical_devices()],
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "onednn": machine.onednn(),
         "git_revision": _git_revision(),
         **facts,
     }
     replace_file(path, json.dumps(run, indent=1) + "\n")
+    was, now = _arithmetic(before), _arithmetic(run)
+    return [f"{name}: {value} before, {now[name]} now" for name, value in was.items() if value != now[name]]
+
+
+def _arithmetic(run: dict[str, Any]) -> dict[str, Any]:
+    """What the last bits depend on, out of a run.json; an old one doesn't have all."""
+    names = ("cpu", "cpus", "devices", "intra_op_threads", "inter_op_threads", "onednn")
+    return {**run.get("versions", {}), **{name: run[name] for name in names if name in run}}
 
 
 def _git_revision() -> str | None:
