@@ -17,26 +17,22 @@ def environment() -> dict[str, Any]:
     import numpy
     import tensorflow as tf
 
+    cpu = _cpu()
     return {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": numpy.__version__,
         "platform": platform.platform(),
-        "cpu": cpu_name(),
+        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
         "cpus": os.cpu_count(),
-        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in _cpu().get("flags", "").split()],
+        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in cpu.get("flags", "").split()],
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "devices": [f"{device.device_type}: {_device_name(device)}" for device in tf.config.list_physical_devices()],
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "onednn": onednn(),
     }
-
-
-def cpu_name() -> str:
-    """The processor, as it calls itself."""
-    return _cpu().get("model name", platform.processor() or platform.machine())
 
 
 def onednn() -> str:

@@ -127,18 +127,8 @@ def _about(run: Run) -> dict[str, Any]:
     defaults = flags.flag_values(flags.Config())
     values = {name: value for name, value in flags.flag_values(run.config).items() if value not in (None, "")}
     versions = run.facts.get("versions", {})
-    places = [
-        "host",
-        "platform",
-        "cpu",
-        "cpus",
-        "devices",
-        "onednn",
-        "git_revision",
-        "execution",
-        "feed",
-        "dataset_fingerprint",
-    ]
+    machine = ("host", "platform", "cpu", "cpus", "devices", "onednn")
+    places = (*machine, "git_revision", "execution", "feed", "dataset_fingerprint")
     environment = {name: run.facts[name] for name in places if run.facts.get(name)}
     return {
         "name": run.name,

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
 import re
 import shutil
 import socket
@@ -23,6 +22,8 @@ from loopwright.trainer.errors import TrainingError
 from loopwright.trainer.lock import only_writer
 
 FLAGFILE = "flags.txt"
+#: What the last bits depend on, besides versions.
+_ARITHMETIC = ("cpu", "cpus", "devices", "intra_op_threads", "inter_op_threads", "onednn")
 
 
 @contextlib.contextmanager
@@ -103,9 +104,6 @@ def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> list[str]:
 
     Raises TrainingError where the folder's run had other data under the same name.
     """
-    import keras
-    import numpy
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     path, before = workdir / "run.json", {}
@@ -122,22 +120,15 @@ def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> list[str]:
                 f"{workdir} was trained on other data: the dataset's fingerprint was {fingerprint} and is "
                 f"{facts['dataset_fingerprint']} now; restore the data, or choose another --workdir"
             )
+    here = machine.environment()
     run = {
         "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
+            **{name: here[name] for name in ("python", "tensorflow", "keras", "numpy")},
             "tensorflow_datasets": tfds.__version__,
-            "numpy": numpy.__version__,
         },
         "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "cpu": machine.cpu_name(),
-        "cpus": os.cpu_count(),
-        "devices": [f"{d.device_type}: {d.name}" for d in tf.config.list_physical_devices()],
-        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
-        "onednn": machine.onednn(),
+        "platform": here["platform"],
+        **{name: here[name] for name in _ARITHMETIC},
         "git_revision": _git_revision(),
         **facts,
     }
@@ -148,8 +139,7 @@ def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> list[str]:
 
 def _arithmetic(run: dict[str, Any]) -> dict[str, Any]:
     """What the last bits depend on, out of a run.json; an old one doesn't have all."""
-    names = ("cpu", "cpus", "devices", "intra_op_threads", "inter_op_threads", "onednn")
-    return {**run.get("versions", {}), **{name: run[name] for name in names if name in run}}
+    return {**run.get("versions", {}), **{name: run[name] for name in _ARITHMETIC if name in run}}
 
 
 def _git_revision() -> str | None:
