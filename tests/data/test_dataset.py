@@ -271,6 +271,18 @@ def test_undecodable_image_is_named_and_can_be_left_out(images: pathlib.Path) ->
     assert "left out" in said[0]
 
 
+def test_explaining_passes_over_what_is_left_out_already(images: pathlib.Path) -> None:
+    broken = [images / split / "cat" / "2.png" for split in ("train", "test")]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    dataset = data.load(f"folder:{images}", feed="streaming", max_bad_records=1)
+    feed = dataset.train_feed(4)
+    assert dataset.eval_feed(4).examples_per_epoch == 5
+    assert dataset.explain(feed, 0) is None
+    (spoilt := images / "test" / "dog" / "1.png").write_bytes(b"no picture")
+    assert str(spoilt) in str(dataset.explain(feed, 0))
+
+
 def test_empty_folders_are_refused(images: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="no images found"):

@@ -1,6 +1,8 @@
 """What a terminal shows of work in pieces."""
 
 import io
+import subprocess
+import sys
 
 from rich.console import Console
 
@@ -15,3 +17,14 @@ def test_pieces_tell_what_is_done_on_a_terminal_alone() -> None:
         text = console.file.getvalue()
         assert (("cnn, batch 32: warm-up of fit" in text) and ("25%" in text)) == terminal
         assert terminal or not text
+
+
+def test_cursor_comes_back_when_a_command_fails_under_a_bar() -> None:
+    script = (
+        "import sys; from rich.console import Console; from loopwright.trainer.commands.data_progress import DataProgress\n"
+        "DataProgress(Console(file=sys.stdout, force_terminal=True))('decoding train', 1, 4)\n"
+        "sys.exit('it failed')"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout
+    assert said.count("\x1b[?25l") == 1  # hidden
+    assert said.rindex("\x1b[?25h") > said.index("decoding train")  # shown again
