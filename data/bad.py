@@ -7,7 +7,8 @@ the stream stays a function of the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
 
@@ -28,11 +29,17 @@ def why_bad(split: StoredSplit, index: int) -> str | None:
 
 
 def find_bad(
-    split: StoredSplit, name: str, *, limit: int, progress: Callable[[int, int], None] | None = None
+    split: StoredSplit,
+    name: str,
+    *,
+    limit: int,
+    known: Mapping[int, str] = types.MappingProxyType({}),
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, str]:
     """The bad samples of a split and what is wrong with each, found in one pass that reads and decodes everything.
 
-    Raises DataError as soon as there are more than `limit`; it names the newest by index, file and place.
+    Raises DataError as soon as there are more than `limit` beside those that are known; it names the newest by index,
+    file and place.
     """
     bad: dict[int, str] = {}
     place, total = 0, split.num_examples
@@ -49,7 +56,7 @@ def find_bad(
         if place >= total:
             break
         stop = min(place + READ_AT_ONCE, total)
-        found = _look_at(split, range(place, stop), name, limit=limit - len(bad))
+        found = _look_at(split, range(place, stop), name, limit=limit - len(bad.keys() - known.keys()), known=known)
         if not found:
             raise DataError(f"{name}: samples {place} to {stop - 1} can't be read as a batch, but each can: {reason}")
         bad |= found
@@ -66,14 +73,16 @@ def explain(split: StoredSplit, name: str, places: Iterable[int]) -> DataError |
     return None
 
 
-def _look_at(split: StoredSplit, places: Iterable[int], name: str, *, limit: int) -> dict[int, str]:
+def _look_at(
+    split: StoredSplit, places: Iterable[int], name: str, *, limit: int, known: Mapping[int, str]
+) -> dict[int, str]:
     found: dict[int, str] = {}
     for index in places:
-        reason = why_bad(split, index)
+        reason = known.get(index) or why_bad(split, index)
         if reason is None:
             continue
         found[index] = reason
-        if len(found) > limit:
+        if len(found.keys() - known.keys()) > limit:
             raise _error(name, index, reason)
     return found
 

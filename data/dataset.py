@@ -231,8 +231,7 @@ class Dataset:
         try:
             for split in (self.train_split, self.eval_split):
                 if self.kind(split) == "sequential" or (split == self.eval_split and self.kind(split) == "streaming"):
-                    name, known = f"{self.name}, split {split!r}", len(self.bad(split))
-                    bad.find_bad(self.split(split), name, limit=known)
+                    bad.find_bad(self.split(split), f"{self.name}, split {split!r}", limit=0, known=self.bad(split))
         except DataError as error:
             return error
         return None
@@ -316,7 +315,7 @@ class Dataset:
         except tf.errors.OpError as error:
             name = f"{self.name}, split {split!r}"
             if places is None:
-                bad.find_bad(self.split(split), name, limit=len(self.bad(split)))
+                bad.find_bad(self.split(split), name, limit=0, known=self.bad(split))
             found = bad.explain(self.split(split), name, places or ())
             raise (found or error) from error
 
