@@ -108,17 +108,23 @@ def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int
 
 
 def ends_in_probabilities(name: str, model: keras.Model) -> bool:
-    """Whether the model's outputs are probabilities rather than logits: by the table, or by its last activation."""
+    """Whether the model's outputs are probabilities rather than logits: by the table, or by the operation that makes them.
+
+    That is a layer or a function of `keras.ops`, inside a nested model too; of a subclassed model its last layer.
+    """
     import keras
 
     if name in MODELS:
         return MODELS[name].outputs == "probabilities"
-    last = model.layers[-1] if model.layers else None
-    activation = getattr(last, "activation", None)
-    return isinstance(last, keras.layers.Softmax) or activation in (
-        keras.activations.softmax,
-        keras.activations.sigmoid,
-    )
+    last: Any = model
+    while isinstance(last, keras.Model):
+        outputs = getattr(last, "outputs", None)
+        layers = last.layers
+        last = outputs[0]._keras_history.operation if outputs else layers[-1] if layers else None
+    kind = type(last)
+    if kind.__module__.startswith("keras.") and kind.__name__ in ("Softmax", "Sigmoid"):
+        return True
+    return getattr(last, "activation", None) in (keras.activations.softmax, keras.activations.sigmoid)
 
 
 def _reason(error: ValueError) -> str:

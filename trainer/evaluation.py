@@ -65,8 +65,9 @@ def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[]
         probabilities = tf.nn.softmax(outputs) if from_logits else outputs
         keep = batch["mask"] if "mask" in batch else tf.ones_like(batch["y"], tf.bool)
         inputs = tf.zeros_like(batch["y"]) if isinstance(batch["x"], dict) else batch["x"]
-        parts = (batch["y"], tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1), inputs)
-        return tf.shape(outputs)[-1], *(tf.boolean_mask(part, keep) for part in (batch["index"], *parts))
+        index = batch["index"] if "index" in batch else tf.zeros_like(batch["y"])
+        parts = (index, batch["y"], tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1), inputs)
+        return tf.shape(outputs)[-1], *(tf.boolean_mask(part, keep) for part in parts)
 
     call = watched(tf.function(of_batch, input_signature=[feed.element_spec]), "prediction")
 
@@ -88,7 +89,7 @@ def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[]
         kept = dict(sorted((first | {row: pixels for _, row, pixels in surest}).items()))
         index, labels, predicted, confidence = (np.concatenate(column) for column in zip(*found, strict=True))
         return Predictions(
-            index,
+            index if "index" in feed.element_spec else np.arange(rows),
             labels,
             predicted,
             confidence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pathlib
@@ -13,10 +14,11 @@ import keras
 import numpy as np
 
 from loopwright.trainer import commit
-from loopwright.trainer.h5 import Arrays, is_kerass, optimizer_config, write_group
+from loopwright.trainer.h5 import Arrays, full_disk_is_told, is_kerass, optimizer_config, write_group
+from loopwright.trainer.model_files import CLASSES
 from loopwright.trainer.optimizers import averaged_weights, inner_optimizer
 from loopwright.trainer.state import TrainState
-from loopwright.trainer.twin import RawOperations, functional_twin, thawed
+from loopwright.trainer.twin import RawOperations, functional_twin, own_classes, thawed
 
 
 def export_h5(
@@ -56,8 +58,6 @@ def export_h5(
         if state is None:
             _write_keras(twin, model, temporary)
             return
-        if step is not None:
-            state.step.assign(step)
         averages = inner_optimizer(state.optimizer).use_ema
         own: Arrays = {f"trained/{i}": np.array(v) for i, v in enumerate(twin.weights)} if averages else {}
         config = training_config(model, state.optimizer, loss, metrics)
@@ -66,9 +66,10 @@ def export_h5(
             with h5py.File(temporary, "r+") as file:
                 if config is not None:
                     file.attrs["training_config"] = json.dumps(config)
-                write_group(file, state, twin, facts or {}, own=own)
+                write_group(file, state, twin, facts or {}, own=own, step=step)
 
-    commit.write_in_place(path, write)
+    with full_disk_is_told(path):
+        commit.write_in_place(path, write)
     return path
 
 
@@ -85,7 +86,8 @@ def export_weights(model: keras.Model, path: str | os.PathLike[str]) -> pathlib.
         with h5py.File(temporary, "r+") as file:
             file.attrs["model_class"] = f"{type(model).__module__}:{type(model).__qualname__}"
 
-    commit.write_in_place(path, write)
+    with full_disk_is_told(path):
+        commit.write_in_place(path, write)
     return path
 
 
@@ -105,18 +107,25 @@ def training_config(
         return None
     keep = ("loss", "metrics", "weighted_metrics", "loss_weights")
     kept = {"weighted_metrics": None, "loss_weights": None} | {name: config[name] for name in keep if name in config}
-    if not _known(kept):
+    of_optimizer = optimizer_config(optimizer)
+    rebuilt = keras.optimizers.deserialize(copy.deepcopy(of_optimizer))
+    if not _known(kept) or not isinstance(rebuilt, keras.optimizers.Optimizer):  # Keras 3.15 gives Lamb's name for it
         return None
-    return kept | {"optimizer_config": optimizer_config(optimizer)}
+    return kept | {"optimizer_config": of_optimizer}
 
 
 def _write_keras(twin: keras.Model, model: keras.Model, path: pathlib.Path) -> None:
     """Keras's own part of the file. Raises RawOperations for a twin with operations that Keras writes but can't rebuild."""
+    classes = own_classes(twin)
     with thawed(twin):
         twin.save(path, include_optimizer=False)
+    with h5py.File(path, "r+") as file:
+        file.attrs[CLASSES] = json.dumps(
+            {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in classes.items()}
+        )
     if twin is not model:
         try:
-            keras.models.load_model(path, compile=False)
+            keras.models.load_model(path, custom_objects=classes, compile=False)
         except (ValueError, TypeError) as error:
             raise RawOperations.of(model, error) from error
 

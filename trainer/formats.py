@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer import commit, inference
-from loopwright.trainer.errors import TrainingError, first_line
+from loopwright.trainer.errors import TrainingError, first_line, reason
 from loopwright.trainer.export import export_h5
 from loopwright.trainer.lock import in_turn
 from loopwright.trainer.optimizers import averaged_weights
@@ -93,14 +93,15 @@ def _export_all(export: Export, folder: pathlib.Path, formats: Sequence[str]) ->
             commit.put_in_place(staging / FORMATS[name], folder / FORMATS[name])
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps what is left
-    manifest = _read_manifest(folder)
-    manifest |= {"schema": commit.SCHEMA, "class_names": list(export.class_names), "outputs": export.output_name}
+    manifest = read_manifest(folder) | {"schema": commit.SCHEMA}
     for name in formats:
         manifest["files"][FORMATS[name]] = {
             "format": name,
             "step": int(export.state.step),
             **_fingerprint(folder / FORMATS[name]),
             "inputs": "uint8" if _raw(export, name) else "float32",
+            "outputs": export.output_name,
+            "class_names": list(export.class_names),
             "largest_difference": differences[name],
             "samples": len(export.samples),
             "tensorflow": tf.__version__,
@@ -123,7 +124,7 @@ def _write(export: Export, name: str, path: pathlib.Path) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 served = _Served(export, pathlib.Path(scratch))
                 if name == "saved_model":
-                    tf.saved_model.save(served, str(path), signatures={"serving_default": served.serve})
+                    _write_saved_model(served, path)
                 else:
                     with _computing_in_float32(state.model):
                         _write_litert(served, path)
@@ -161,6 +162,13 @@ def _computing_in_float32(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, policy in policies:
             layer.dtype_policy = policy
+
+
+def _write_saved_model(served: _Served, path: pathlib.Path) -> None:
+    try:
+        tf.saved_model.save(served, str(path), signatures={"serving_default": served.serve})
+    except tf.errors.OpError as error:  # a full disk
+        raise TrainingError(f"{path} can't be written ({reason(error)})") from error
 
 
 def _write_litert(served: _Served, path: pathlib.Path) -> None:
@@ -211,7 +219,7 @@ def _raw(export: Export, name: str) -> bool:
     return export.include_preprocessing and name not in _EXACT
 
 
-def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest so far, without what is no longer there."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -223,7 +231,7 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 def forget(folder: pathlib.Path, name: str) -> None:
     """Takes a file that was replaced, unchecked, out of the manifest."""
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     if manifest["files"].pop(name, None) is not None:
         commit.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 

@@ -10,10 +10,12 @@ among the model's weights, so that neither names nor the order in which an optim
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -31,6 +33,9 @@ SCHEMA = 1
 
 #: What may be missing, in the file or in the state: it begins afresh then.
 _OPTIONAL = ("metrics/", "extras/")
+
+#: Optimizers of Keras's that its `deserialize` doesn't know.
+_UNLISTED = {"Lamb": keras.optimizers.Lamb}
 
 Arrays = dict[str, np.ndarray]
 
@@ -97,9 +102,9 @@ def repair_h5(path: str | os.PathLike[str]) -> TrainState:
     with h5py.File(path, "r") as file:
         names, arrays = _kerass_slots(path, file)
         config = json.loads(file.attrs["training_config"])["optimizer_config"]
-    model = model_files.load_model(path, compile=True)
+    model = model_files.load_model(path, custom_objects=_UNLISTED, compile=True)
     # The loaded one was built for no variables at all, so it is of no use.
-    optimizer = keras.optimizers.deserialize(config)
+    optimizer = keras.optimizers.deserialize(config, custom_objects=_UNLISTED)
     optimizer.build(model.trainable_variables)
     variables = optimizer.variables
     shapes = [tuple(array.shape) for array in arrays]
@@ -117,22 +122,31 @@ def repair_h5(path: str | os.PathLike[str]) -> TrainState:
 
 
 def write_group(
-    file: h5py.File, state: TrainState, twin: keras.Model, facts: Mapping[str, Any], *, own: Arrays
+    file: h5py.File,
+    state: TrainState,
+    twin: keras.Model,
+    facts: Mapping[str, Any],
+    *,
+    own: Arrays,
+    step: int | None = None,
 ) -> None:
     """Adds our group to a file that Keras wrote.
 
     Args:
       facts: of the run, as JSON takes them; `load_h5` doesn't need them.
       own: the trained weights by name, where those that Keras wrote are their averages.
+      step: stands in the file in place of the state's.
     """
     place = {id(variable): number for number, variable in enumerate(twin.weights)}
     inner = inner_optimizer(state.optimizer)
     arrays = {name: np.array(variable) for name, variable in _variables(state, twin).items()} | own
+    if step is not None:
+        arrays["step"] = np.array(step, arrays["step"].dtype)
     schedule = inner._learning_rate
     ours = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not is_kerass(schedule)
     record = {
         "schema": SCHEMA,
-        "step": int(state.step),
+        "step": int(arrays["step"]),
         "optimizer": optimizer_config(state.optimizer),
         "schedule": {"class_name": type(schedule).__name__, "config": schedule.get_config()} if ours else None,
         "frozen": [place[id(v)] for v in frozen_variables(twin)],
@@ -163,6 +177,19 @@ def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
         if _sha256(arrays[name]) != digest:
             raise TrainingError(f"{path} is damaged: {name} doesn't match its SHA-256")
     return record, arrays
+
+
+@contextlib.contextmanager
+def full_disk_is_told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises OSError for what HDF5 can't write, of which it says no more than a number in its message."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number.group(1))
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -252,7 +279,7 @@ def _optimizer(
 ) -> keras.optimizers.Optimizer:
     """The unbuilt optimizer of the file, which is the model's own where that is compiled."""
     if not model.compiled:
-        model.optimizer = keras.optimizers.deserialize(facts["optimizer"], custom_objects=custom_objects)
+        model.optimizer = keras.optimizers.deserialize(facts["optimizer"], custom_objects=_UNLISTED | custom_objects)
     optimizer = model.optimizer
     saved = facts["schedule"]
     if saved is not None:

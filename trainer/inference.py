@@ -33,6 +33,7 @@ class Predictor:
       dtype: `float32` for samples that are scaled already, `uint8` for images as they are.
       class_names: where the file has them.
       probabilities: whether the outputs are probabilities; False for logits, None where the file doesn't say.
+      model: what was in an `.h5` or `.keras` file.
     """
 
     call: Callable[[np.ndarray], np.ndarray]
@@ -40,6 +41,7 @@ class Predictor:
     dtype: str = "float32"
     class_names: tuple[str, ...] = ()
     probabilities: bool | None = None
+    model: Any = None
 
 
 def open_export(path: str | os.PathLike[str], *, trust: bool = False) -> Predictor:
@@ -57,7 +59,15 @@ def open_export(path: str | os.PathLike[str], *, trust: bool = False) -> Predict
 
 def _keras(path: pathlib.Path, trust: bool) -> Predictor:
     model = model_files.load_model(path, trust=trust)
-    return Predictor(lambda x: np.asarray(model(x, training=False)), tuple(model.input_shape[1:]))
+    given, made = (list(getattr(model, name, None) or []) for name in ("inputs", "outputs"))
+    if len(given) != 1 or len(made) != 1:
+        raise TrainingError(f"{path} has {len(given)} inputs and {len(made)} outputs; a model of one and one is needed")
+
+    def call(x: np.ndarray) -> np.ndarray:
+        outputs = tf.nest.flatten(model(x, training=False))[0]
+        return np.asarray(outputs)
+
+    return Predictor(call, tuple(given[0].shape[1:]), model=model)
 
 
 def _saved_model(path: pathlib.Path, trust: bool) -> Predictor:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from typing import Any
 
 from loopwright.trainer.commit import replace_file
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: null for a number that isn't finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

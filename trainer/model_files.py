@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import pkgutil
 import stat
 import struct
 import zipfile
@@ -31,6 +32,8 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _OWN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _CONFIGS = ("model_config", "training_config")
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
+#: The attribute of an `.h5` of ours that tells where its classes are imported from, which Keras doesn't write down there.
+CLASSES = "loopwright_classes"
 
 #: Keras's own classes that run code which the file brings or names.
 _CODE = {"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
@@ -52,13 +55,14 @@ def load_model(
     Args:
       custom_objects: classes and functions by name that the file may use besides those of Keras.
       compile: whether to compile it with what the file says.
-      trust: the file may bring code of its own and name any class.
+      trust: the file may bring code of its own and name any class, which is imported from where the file says.
 
     Raises Refused, and TrainingError for a file that Keras can't load.
     """
     path = pathlib.Path(path)
     stored = check(path, known=custom_objects or (), trust=trust)
-    options = {"custom_objects": dict(custom_objects or {}), "safe_mode": not trust}
+    named = _imported(path) if trust else {}
+    options = {"custom_objects": {**named, **(custom_objects or {})}, "safe_mode": not trust}
     _check_size(path, stored, {**options, "compile": False})
     try:
         return keras.models.load_model(path, **options, compile=compile)
@@ -86,6 +90,30 @@ def check(path: str | os.PathLike[str], *, known: Collection[str] = (), trust: b
         return stored
     except Refused as refusal:
         raise Refused(f"{path}: {refusal}") from None
+
+
+def _imported(path: pathlib.Path) -> dict[str, Any]:
+    """What a file names besides Keras's own, imported, by the name under which Keras looks for it."""
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            places = dict(filter(None, map(_place, _parts(_json(archive.read(_CONFIG))))))
+    else:
+        with h5py.File(path, "r") as file:
+            places = json.loads(file.attrs.get(CLASSES, "{}"))
+    try:
+        return {name: pkgutil.resolve_name(place) for name, place in places.items()}
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TrainingError(f"{path}: a class that it names can't be imported ({first_line(error)})") from error
+
+
+def _place(part: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The name and the import path `module:name` of a part of a configuration; None for what is Keras's or no object."""
+    module, name = part.get("module"), part.get("class_name")
+    if name == "function":
+        name = part.get("config")
+    if not (isinstance(module, str) and isinstance(name, str)) or module.partition(".")[0] in ("keras", "builtins"):
+        return None
+    return part.get("registered_name") or name, f"{module}:{name}"
 
 
 def _check_hdf5_file(path: pathlib.Path) -> tuple[list[Any], int]:
@@ -210,12 +238,18 @@ def _json(text: str | bytes) -> Any:
 
 def _check_config(config: Any, known: set[str], trust: bool) -> None:
     """Every class and function that a configuration names. Raises Refused for one that isn't Keras's."""
+    for part in _parts(config):
+        if not trust:
+            _check_names(part, known)
+
+
+def _parts(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Every mapping in a configuration."""
     waiting = [config]
     while waiting:
         part = waiting.pop()
         if isinstance(part, Mapping):
-            if not trust:
-                _check_names(part, known)
+            yield part
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part

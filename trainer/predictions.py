@@ -62,18 +62,23 @@ class Predictions:
         return np.divide(np.diag(confusion), counts, out=np.full(self.num_classes, np.nan), where=counts > 0)
 
     def calibration(self, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean confidence, accuracy and count of each of `bins` equal intervals of confidence that holds samples."""
-        place = np.minimum((self.confidence * bins).astype(int), bins - 1)
+        """Mean confidence, accuracy and count of each of `bins` equal intervals of confidence that holds samples.
+
+        A confidence that isn't a number is left out.
+        """
+        known = np.isfinite(self.confidence)
+        given, right = self.confidence[known], (self.labels == self.predicted)[known]
+        place = np.minimum((given * bins).astype(int), bins - 1)
         count = np.bincount(place, minlength=bins)
         kept = count > 0
-        confidence = np.bincount(place, self.confidence, bins)[kept] / count[kept]
-        accuracy = np.bincount(place, self.labels == self.predicted, bins)[kept] / count[kept]
+        confidence = np.bincount(place, given, bins)[kept] / count[kept]
+        accuracy = np.bincount(place, right, bins)[kept] / count[kept]
         return confidence, accuracy, count[kept]
 
     def calibration_error(self) -> float:
-        """The expected calibration error over ten bins (Guo et al. 2017, eq. 3)."""
+        """The expected calibration error over ten bins (Guo et al. 2017, eq. 3); NaN where no confidence is a number."""
         confidence, accuracy, count = self.calibration()
-        return float(np.sum(np.abs(confidence - accuracy) * count) / np.sum(count))
+        return float(np.sum(np.abs(confidence - accuracy) * count) / np.sum(count)) if len(count) else float("nan")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes them as one `.npz`, whole or not at all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import pathlib
 import time
@@ -94,8 +93,8 @@ class JsonLines:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.as_dict().items()}
-        self._file.write(json.dumps(finite) + "\n")
+        values = {name: json_lines.finite(value) for name, value in record.as_dict().items()}
+        self._file.write(json.dumps(values) + "\n")
 
     def flush(self) -> None:
         """Puts what was written on the disk: a checkpoint is committed after it."""

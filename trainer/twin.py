@@ -31,16 +31,29 @@ def functional_twin(model: keras.Model, input_shape: Any = None) -> keras.Model:
       input_shape: of one sample, without the batch; by name where there are several inputs; None takes the shape that the
         model was built with.
 
-    Raises RawOperations where `call` uses operations that Keras can't trace.
+    Raises RawOperations where `call` uses operations that Keras can't trace, and where a weight is out of its reach: one
+    that only training uses, or that belongs to no layer.
     """
     if type(model).__module__.startswith("keras."):
         return model
     inputs = _inputs(_built_shape(model) if input_shape is None else input_shape)
     options = {"training": None} if "training" in inspect.signature(model.call).parameters else {}
     try:
-        return keras.Model(inputs, model.call(inputs, **options), name=model.name)
+        twin = keras.Model(inputs, model.call(inputs, **options), name=model.name)
     except (ValueError, TypeError, AttributeError) as error:
         raise RawOperations.of(model, error) from error
+    reached = {id(variable) for variable in twin.weights}
+    for variable in model.weights:
+        if id(variable) not in reached:
+            raise RawOperations.of(model, ValueError(f"no layer that gives the outputs holds {variable.path}"))
+    return twin
+
+
+def own_classes(model: keras.Model) -> dict[str, type]:
+    """The classes of a model's layers that aren't Keras's, by the names under which Keras looks for them."""
+    kinds = {type(layer) for layer in model._flatten_layers(include_self=False)}
+    foreign = [kind for kind in kinds if not kind.__module__.startswith("keras.")]
+    return {keras.saving.get_registered_name(kind): kind for kind in foreign}
 
 
 def frozen_variables(model: keras.Model) -> list[keras.Variable]:

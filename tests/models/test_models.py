@@ -124,6 +124,14 @@ def no_vector(input_shape, num_classes):
 def other_inputs():
     return by_shape((5, 5, 1), 3)
 
+def nested(input_shape, num_classes):
+    inner = keras.Sequential([layers.Flatten(), layers.Dense(num_classes, activation="softmax")])
+    return keras.Sequential([keras.Input(input_shape), inner])
+
+def by_operation(input_shape, num_classes):
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, keras.ops.softmax(layers.Dense(num_classes)(layers.Flatten()(inputs))))
+
 NUMBER = 3
 """
 
@@ -137,7 +145,10 @@ def user_module(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize(
     ("function", "probabilities"),
-    [("by_shape", False), ("of_nothing", True), ("unbuilt", True), ("compiled", False), ("Net", True)],
+    [
+        *(("by_shape", False), ("of_nothing", True), ("unbuilt", True), ("compiled", False), ("Net", True)),
+        *(("nested", True), ("by_operation", True)),
+    ],
 )
 def test_create_takes_a_users_function(user_module: str, function: str, probabilities: bool) -> None:
     name = f"{user_module}:{function}"

@@ -1,6 +1,9 @@
 """Exports: plain Keras reads the file and gives the same outputs, and an older file survives a failure."""
 
+import errno
 import pathlib
+import resource
+import signal
 from typing import Any
 
 import h5py
@@ -66,6 +69,73 @@ def test_subclassed_model_is_exported_whatever_its_call_takes(tmp_path: pathlib.
     model(np.zeros((1, 4), np.float32), training=False)
     loaded = keras.models.load_model(trainer.export_h5(model, tmp_path / "model.h5", (4,)))
     assert np.array_equal(loaded.get_weights()[0], model.get_weights()[0])
+
+
+class OnlyTraining(Plain):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.head = keras.layers.Dense(3, name="head")
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self.dense(inputs) + self.head(inputs) if training else self.dense(inputs)
+
+
+class OfNoLayer(Plain):
+    def build(self, shape: Any) -> None:
+        self.head = self.add_weight(shape=(), name="head")
+
+    def call(self, inputs: Any) -> Any:
+        return self.dense(inputs) * self.head
+
+
+@pytest.mark.parametrize("kind", [OnlyTraining, OfNoLayer])
+def test_weight_out_of_reach_is_not_lost(tmp_path: pathlib.Path, kind: type) -> None:
+    model = kind()
+    model(np.zeros((1, 4), np.float32), **({"training": True} if kind is OnlyTraining else {}))
+    with pytest.raises(trainer.TrainingError, match=r"holds .*head"):
+        trainer.export_h5(model, tmp_path / "model.h5", (4,))
+    other = kind()
+    other(np.zeros((1, 4), np.float32), **({"training": True} if kind is OnlyTraining else {}))
+    other.load_weights(trainer.export_weights(model, tmp_path / "model.weights.h5"))
+    for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_step_that_is_given_stands_in_the_file_alone(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state()
+    state.step.assign(7)
+    path = trainer.export_h5(state, tmp_path / "model.h5", (8, 8, 1), step=100)
+    assert (int(state.step), int(trainer.load_h5(path).step)) == (7, 100)
+
+
+def test_optimizer_that_keras_does_not_list_is_loaded(make_state: Any, tmp_path: pathlib.Path) -> None:
+    x, y = np.random.default_rng(0).random((8, 4)), np.arange(8) % 3
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Lamb(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, verbose=0)
+    path = trainer.export_h5(model, tmp_path / "model.h5")
+    assert keras.models.load_model(path).count_params() == 15
+    state = trainer.load_h5(path)
+    assert type(state.optimizer) is keras.optimizers.Lamb
+    for ours, theirs in zip(state.optimizer.variables, model.optimizer.variables, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("write", [trainer.export_h5, trainer.export_weights])
+def test_full_disk_is_an_error_of_the_system(tmp_path: pathlib.Path, write: Any) -> None:
+    model = keras.Sequential([keras.Input((400,)), keras.layers.Dense(400)])
+    path = tmp_path / ("model.weights.h5" if write is trainer.export_weights else "model.h5")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+        with pytest.raises(OSError, match="File too large") as caught:
+            write(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert not names(tmp_path)
 
 
 def test_model_of_raw_operations_is_refused_in_a_line(tmp_path: pathlib.Path) -> None:

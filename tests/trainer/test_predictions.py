@@ -32,6 +32,12 @@ def test_calibration_compares_confidence_with_accuracy() -> None:
     assert found.calibration_error() == pytest.approx((0.05 * 2 + 0.025 * 2) / 4)
 
 
+def test_calibration_leaves_out_what_is_no_number() -> None:
+    found = made([0, 1], [0, 1], [0.95, np.nan])
+    assert [column.tolist() for column in found.calibration()[1:]] == [[1.0], [1]]
+    assert np.isnan(made([0], [0], [np.nan]).calibration_error())
+
+
 def test_mistakes_come_with_the_surest_first() -> None:
     found = made([0, 0, 1, 2], [0, 1, 0, 1], [0.9, 0.4, 0.8, 0.6])
     assert found.shown[found.mistakes].tolist() == [2, 3, 1]

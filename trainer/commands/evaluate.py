@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.commands import setup, sources
+from loopwright.trainer.json_lines import finite
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -38,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
         setup.start_tensorflow()
     result = _evaluate(source, data, evaluation.progress, trust=evaluation.trust_file)
     if evaluation.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"metrics": {name: finite(value) for name, value in result["metrics"].items()}}))
     else:
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
         print(f"{numbers}  ({result['examples']} samples of {data.dataset} {result['split']}, {result['from']})")

@@ -74,7 +74,7 @@ def _export(
         trainer_formats.Export(
             state=job.state,
             samples=np.asarray(inputs),
-            input_name=dataset.input_key or "inputs",
+            input_name=getattr(dataset, "input_key", None) or "inputs",
             output_name=jobs.output_name(job, config),
             class_names=dataset.class_names,
             include_preprocessing=export.include_preprocessing,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shlex
 from typing import Any
 
 from loopwright import flags
@@ -49,17 +50,25 @@ def report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool)
     rows = []
     if best is not None and best["step"] != evaluated["step"]:
         rows.append(("best", f"{monitor} {best[monitor]:.4f} at step {best['step']}"))
-    rows += [("time", times(summary["goodput"])), ("report", f"loopwright report --workdir={folder}")]
+    rows += [("time", times(summary["goodput"])), ("report", f"loopwright report --workdir={quote(folder)}")]
     rows.append(
         ("accuracy", f"{evaluated['accuracy']:.4f}, loss {_number(evaluated['loss'])} after step {evaluated['step']}")
     )
     rows += [("model", str(path)) for path in sorted((folder / "exports").glob("[!.]*")) if path.name != MANIFEST]
     rows += [
-        ("watch", f"tensorboard --logdir={folder.parent}"),
-        ("go on", f"loopwright train --flagfile={folder / workdir.FLAGFILE} --workdir={folder} {longer}={steps * 2}"),
+        ("watch", f"tensorboard --logdir={quote(folder.parent)}"),
+        (
+            "go on",
+            f"loopwright train --flagfile={quote(folder / workdir.FLAGFILE)} --workdir={quote(folder)} {longer}={steps * 2}",
+        ),
     ]
     for name, value in rows:
         print(f"{name:<13}{value}")
+
+
+def quote(path: pathlib.Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def times(goodput: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from loopwright import flags, models
 from loopwright.trainer.commands import fit, jobs, machine, setup, workdir
 from loopwright.trainer.commit import replace_file
 from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.json_lines import finite
 
 if TYPE_CHECKING:
     from loopwright.trainer.parity import Certificate
@@ -111,25 +111,20 @@ def _result(certificate: Certificate, allowed: Bound, *, holds: bool) -> dict[st
         "steps": certificate.steps,
         "identical": certificate.identical,
         "holds": holds,
-        "max_abs_difference": _number(certificate.max_abs_difference),
+        "max_abs_difference": finite(certificate.max_abs_difference),
         "first_difference": None if first is None else dataclasses.asdict(first),
         "bound": dataclasses.asdict(allowed),
         "compared": {
             kind: {
                 "tensors": part.tensors,
                 "values": part.values,
-                "max_abs_difference": _number(part.max_abs_difference),
+                "max_abs_difference": finite(part.max_abs_difference),
                 "first_step_that_differs": None if part.first_difference is None else part.first_difference.step,
             }
             for kind, part in certificate.parts.items()
         },
         "logged_loss_relative_difference": certificate.loss_difference,
     }
-
-
-def _number(value: float) -> float | None:
-    """A number that JSON can hold: null for an infinite difference, which a NaN makes."""
-    return value if math.isfinite(value) else None
 
 
 def _print(result: dict[str, Any], job: str, execution: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer.commands import setup, sources
-from loopwright.trainer.errors import TrainingError, first_line
+from loopwright.trainer.errors import TrainingError, reason
+from loopwright.trainer.json_lines import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,11 +76,15 @@ def _files(words: Sequence[str]) -> list[pathlib.Path]:
         path = pathlib.Path(word)
         if not path.exists():
             raise flags.UsageError(f"{word}: no such file or folder")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        inside = sorted(filter(_is_image, path.rglob("*"))) if path.is_dir() else [path]
         if not inside:
             raise flags.UsageError(f"{word}: holds no images ({', '.join(_SUFFIXES)})")
         files += inside
     return files
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Predictor:
@@ -89,7 +95,12 @@ def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Pred
     if source.config is None:
         path = source.path or pathlib.Path()
         predictor = inference.open_export(path, trust=trust)
-        return dataclasses.replace(predictor, class_names=predictor.class_names or _class_names(path))
+        names, outputs = _said_of(path)
+        if predictor.model is not None:
+            outputs = models.ends_in_probabilities("", predictor.model)
+        elif predictor.probabilities is not None:
+            outputs = predictor.probabilities
+        return dataclasses.replace(predictor, class_names=predictor.class_names or names, probabilities=outputs)
     import numpy as np
 
     dataset = setup.load_dataset(data)
@@ -104,17 +115,18 @@ def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Pred
     return inference.Predictor(call, dataset.input_shape, class_names=tuple(dataset.class_names), probabilities=ends)
 
 
-def _class_names(path: pathlib.Path) -> tuple[str, ...]:
-    """The names that the manifest beside an export, or the `.h5` itself, gives the classes; empty where neither does."""
+def _said_of(path: pathlib.Path) -> tuple[tuple[str, ...], bool | None]:
+    """The names of the classes by an `.h5` itself, else by the manifest beside an export, and whether that says it gives
+    probabilities; no names and None where neither says it."""
     from loopwright.trainer import formats, h5
 
-    manifest = path.parent / formats.MANIFEST
     try:
-        if manifest.is_file():
-            return tuple(json.loads(manifest.read_text(encoding="utf-8"))["class_names"])
-        return tuple(h5.read_group(path)[0]["facts"]["class_names"]) if path.suffix == ".h5" else ()
+        if path.suffix in (".h5", ".hdf5"):
+            return tuple(h5.read_group(path)[0]["facts"]["class_names"]), None
+        said = formats.read_manifest(path.parent)["files"][path.name]
+        return tuple(said["class_names"]), {"probabilities": True, "logits": False}.get(said["outputs"])
     except (OSError, ValueError, KeyError, TypeError, TrainingError):
-        return ()
+        return (), None
 
 
 def _from_files(files: Sequence[pathlib.Path], input_shape: Any) -> Iterator[Item]:
@@ -129,12 +141,26 @@ def _from_files(files: Sequence[pathlib.Path], input_shape: Any) -> Iterator[Ite
     height, width, channels = input_shape
     for file in files:
         try:
-            image = tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
+            image = _decode(file.read_bytes(), channels)
         except (OSError, tf.errors.OpError, ValueError) as error:
-            raise TrainingError(f"{file}: is no image that can be read ({first_line(error)})") from error
+            raise TrainingError(f"{file}: is no image that can be read ({reason(error)})") from error
         if image.shape[:2] != (height, width):
             image = decoding.resize(image, (height, width))
         yield Item(str(file), image.numpy() * np.float32(1 / 255))
+
+
+def _decode(content: bytes, channels: int) -> Any:
+    """An image `[H, W, channels]` uint8. TensorFlow converts JPEG and PNG, but not GIF, which it gives in RGB, nor BMP."""
+    import tensorflow as tf
+
+    if not content.startswith((b"BM", b"GIF8")):
+        return tf.io.decode_image(content, channels=channels, expand_animations=False)
+    image = tf.io.decode_image(content, expand_animations=False)
+    if channels == 1 and image.shape[2] >= 3:
+        return tf.image.rgb_to_grayscale(image[..., :3])
+    if channels == 3 and image.shape[2] == 1:
+        return tf.image.grayscale_to_rgb(image)
+    return image[..., :channels]
 
 
 def _from_split(data: flags.Data, split: str) -> Iterator[Item]:
@@ -142,9 +168,12 @@ def _from_split(data: flags.Data, split: str) -> Iterator[Item]:
     if isinstance(dataset.input_shape, dict):
         names = ", ".join(dataset.input_shape)
         raise TrainingError(f"--dataset={data.dataset} has several inputs ({names}); predict takes models of one input")
+    place = itertools.count()
     for batch in dataset.eval_feed(_BATCH)():
-        for x, y, index in zip(*(batch[key].numpy() for key in ("x", "y", "index")), strict=True):
-            yield Item(f"{split}#{index}", x, dataset.class_names[y] if dataset.class_names else None)
+        # A feed of the user's own may give no index.
+        index = batch["index"].numpy() if "index" in batch else itertools.islice(place, len(batch["y"]))
+        for number, x, y in zip(index, batch["x"].numpy(), batch["y"].numpy(), strict=True):
+            yield Item(f"{split}#{number}", x, dataset.class_names[y] if dataset.class_names else None)
 
 
 def _predict(predictor: Predictor, items: Iterator[Item], top: int) -> list[dict[str, Any]]:
@@ -162,15 +191,22 @@ def _rows(predictor: Predictor, batch: list[Item], top: int) -> list[dict[str, A
     import numpy as np
 
     x = np.stack([item.x for item in batch]).astype(np.float32)
-    if x.shape[1:] != predictor.input_shape:
-        raise TrainingError(f"the model takes inputs of shape {predictor.input_shape}, not {x.shape[1:]}", exit_code=2)
-    outputs = predictor.call(np.rint(x * 255).astype(np.uint8) if predictor.dtype == "uint8" else x)
-    probabilities = _probabilities(np.asarray(outputs, np.float64), predictor.probabilities)
+    takes, given = predictor.input_shape, x.shape[1:]
+    if len(takes) != len(given) or any(one not in (None, -1, other) for one, other in zip(takes, given, strict=True)):
+        raise TrainingError(f"the model takes inputs of shape {takes}, not {given}", exit_code=2)
+    outputs = np.asarray(predictor.call(np.rint(x * 255).astype(np.uint8) if predictor.dtype == "uint8" else x))
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise TrainingError(
+            f"the model gives outputs of shape {outputs.shape[1:]} for a sample, not one for each class"
+        )
+    probabilities = _probabilities(outputs.astype(np.float64), predictor.probabilities)
     rows = []
     for item, row in zip(batch, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:top]
         names = predictor.class_names
-        classes = [{"class": names[i] if i < len(names) else str(i), "probability": float(row[i])} for i in best]
+        classes = [
+            {"class": names[i] if i < len(names) else str(i), "probability": finite(float(row[i]))} for i in best
+        ]
         rows.append({"input": item.name, **({} if item.label is None else {"label": item.label}), "top": classes})
     return rows
 
@@ -180,11 +216,15 @@ def _probabilities(outputs: np.ndarray, given: bool | None) -> np.ndarray:
     import numpy as np
 
     if given is None:
-        given = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
+        given = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1, atol=1e-2))
     if given:
         return outputs
     powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _number(probability: float | None) -> str:
+    return "nan" if probability is None else f"{probability:.3f}"
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -196,7 +236,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     for column in ("input", *(["label"] if labelled else []), "classes, likeliest first"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        classes = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["top"])
+        classes = "  ".join(f"{entry['class']} {_number(entry['probability'])}" for entry in row["top"])
         table.add_row(row["input"], *([row.get("label", "")] if labelled else []), classes)
     Console(highlight=False, markup=False).print(table)
     if labelled:

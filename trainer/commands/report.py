@@ -15,7 +15,7 @@ from typing import Any
 from loopwright import flags
 from loopwright.trainer import json_lines
 from loopwright.trainer.commands import workdir
-from loopwright.trainer.commands.outcome import duration
+from loopwright.trainer.commands.outcome import duration, quote
 from loopwright.trainer.commands.watch import PREDICTIONS
 from loopwright.trainer.commit import replace_file
 from loopwright.trainer.errors import TrainingError
@@ -149,7 +149,7 @@ def _about(run: Run) -> dict[str, Any]:
         ],
         "exports": _exports(run),
         "environment": {**{f"{name} version": value for name, value in versions.items()}, **environment},
-        "command": f"loopwright train --flagfile={run.folder / workdir.FLAGFILE} --workdir={run.folder}",
+        "command": f"loopwright train --flagfile={quote(run.folder / workdir.FLAGFILE)} --workdir={quote(run.folder)}",
     }
 
 
