@@ -137,7 +137,7 @@ def load_user_dataset(name: str, train_split: str, eval_split: str, options: Opt
     """The dataset of `module:function`. Raises DataError (exit 2) for a function that isn't there."""
     try:
         function = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise DataError(f"--dataset={name}: {error}", exit_code=2) from None
     if not callable(function):
         raise DataError(f"--dataset={name}: is no function; give one that takes {', '.join(_ACCEPTED)}", exit_code=2)

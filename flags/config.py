@@ -21,11 +21,12 @@ def flag(
     below: float | None = None,
     identity: bool = False,
     common: bool = False,
+    path: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag.
 
     `minimum` is an inclusive bound, `above` and `below` are exclusive ones. `common` flags are shown by `--help`, the
-    others by `--helpfull` only.
+    others by `--helpfull` only. A `path` may begin with `~`, the home folder.
     """
     metadata = {
         "help": help_text,
@@ -35,6 +36,7 @@ def flag(
         "below": below,
         "identity": identity,
         "common": common,
+        "path": path,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -49,8 +51,12 @@ class Data:
         identity=True,
         common=True,
     )
-    data_dir: str | None = flag(None, "Folder of prepared TFDS datasets (default: TFDS's own, ~/tensorflow_datasets).")
-    manual_dir: str | None = flag(None, "Folder with source files, where a builder can't or shan't download them.")
+    data_dir: str | None = flag(
+        None, "Folder of prepared TFDS datasets (default: TFDS's own, ~/tensorflow_datasets).", path=True
+    )
+    manual_dir: str | None = flag(
+        None, "Folder with source files, where a builder can't or shan't download them.", path=True
+    )
     download: bool = flag(True, "Let TFDS download what is neither prepared nor in --manual_dir.")
     train_split: str = flag("train", "Split to train on, in TFDS syntax (train[:90%]).", identity=True)
     eval_split: str | None = flag(
@@ -109,6 +115,7 @@ class Model:
         None,
         "Checkpoint folder whose weights, and nothing else of it, a new run begins with.",
         identity=True,
+        path=True,
     )
     init_exclude: str | None = flag(
         None, "Regular expression; variables whose path it is found in are not taken from --init_from.", identity=True
@@ -172,7 +179,9 @@ class Run:
         None, "Passes over the training split, in total (default: 10 unless --train_steps).", minimum=1, common=True
     )
     train_steps: int | None = flag(None, "Steps in total, instead of --epochs.", minimum=1, common=True)
-    workdir: str | None = flag(None, "Folder of the run (default: runs/<dataset>-<model>-<identity>).", common=True)
+    workdir: str | None = flag(
+        None, "Folder of the run (default: runs/<dataset>-<model>-<identity>).", common=True, path=True
+    )
     seed: int = flag(
         0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32, identity=True, common=True
     )
@@ -209,7 +218,9 @@ class Run:
     reduce_on_plateau: int | None = flag(
         None, "Lower the rate after this many evaluations without improvement of --monitor.", minimum=1, identity=True
     )
-    log_every: int | None = flag(None, "Steps between logged metrics (default: five times an epoch).", minimum=1)
+    log_every: int | None = flag(
+        None, "Steps between logged metrics (default: five times an epoch, and at most 100).", minimum=1
+    )
     eval_every: int | None = flag(None, "Steps between evaluations (default: an epoch).", minimum=1)
     checkpoint_every: int | None = flag(None, "Steps between checkpoints (default: an epoch).", minimum=1)
     keep: int = flag(3, "Newest checkpoints to keep; the best by --monitor stays too.", minimum=1)
@@ -222,6 +233,7 @@ class Run:
         None,
         "Checkpoint folder or model.h5 of the same run, which a folder without checkpoints begins with.",
         common=True,
+        path=True,
     )
     allow_fresh_start: bool = flag(False, "Begin at step 0 where no checkpoint of the run is whole.")
     progress: str = flag(
@@ -289,6 +301,12 @@ def to_arguments(group: Any) -> list[str]:
         elif value is not None:
             words.append(f"--{name}={value}")
     return words
+
+
+def changed_arguments(group: Any) -> list[str]:
+    """Those of `to_arguments` whose values aren't the defaults."""
+    usual = set(to_arguments(type(group)()))
+    return [word for word in to_arguments(group) if word not in usual]
 
 
 #: Flags that a run's flagfile leaves out: they are said once, and shan't be repeated unawares.

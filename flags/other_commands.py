@@ -11,8 +11,12 @@ from loopwright.flags.config import flag, onednn_flag
 class Evaluation:
     """What is evaluated: a run's newest checkpoint, or an exported model file."""
 
-    workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
-    restore_from: str | None = flag(None, "A checkpoint folder of the run, or a model.h5 or model.keras.", common=True)
+    workdir: str | None = flag(
+        None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True, path=True
+    )
+    restore_from: str | None = flag(
+        None, "A checkpoint folder of the run, or a model.h5 or model.keras.", common=True, path=True
+    )
     trust_file: bool = flag(False, "Open a model file that brings code or names foreign classes: it may do anything.")
     progress: str = flag(
         "auto",
@@ -37,13 +41,17 @@ class Verification:
 class Export:
     """What is exported, and in which formats."""
 
-    workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
-    restore_from: str | None = flag(None, "A checkpoint folder of the run (default: its newest).", common=True)
+    workdir: str | None = flag(
+        None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True, path=True
+    )
+    restore_from: str | None = flag(
+        None, "A checkpoint folder of the run (default: its newest).", common=True, path=True
+    )
     formats: str = flag("h5,keras,saved_model,litert", "Formats, comma separated.", common=True)
     include_preprocessing: bool = flag(
         False, "SavedModel and LiteRT take uint8 images and scale them to [0, 1].", common=True
     )
-    output: str | None = flag(None, "Folder for the files (default: exports/ of the run).", common=True)
+    output: str | None = flag(None, "Folder for the files (default: exports/ of the run).", common=True, path=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 
@@ -51,9 +59,14 @@ class Export:
 class Prediction:
     """What predicts, and how much of it is told."""
 
-    workdir: str | None = flag(None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True)
+    workdir: str | None = flag(
+        None, "Folder of the run; its flags.txt gives the flags not typed here.", common=True, path=True
+    )
     restore_from: str | None = flag(
-        None, "A checkpoint folder of the run, or an export: .h5, .keras, .tflite, SavedModel folder.", common=True
+        None,
+        "A checkpoint folder of the run, or an export: .h5, .keras, .tflite, SavedModel folder.",
+        common=True,
+        path=True,
     )
     split: str | None = flag(None, "Split of the dataset to predict, in TFDS syntax, such as test[:20].", common=True)
     top: int = flag(3, "Classes to show for each image, the likeliest first.", minimum=1, common=True)
@@ -75,7 +88,9 @@ class Benchmark:
     intra_op_threads: int = flag(0, "Threads inside one TensorFlow op (0: TensorFlow decides).", minimum=0)
     inter_op_threads: int = flag(0, "TensorFlow ops at the same time (0: TensorFlow decides).", minimum=0)
     onednn: str = onednn_flag()
-    output: str | None = flag(None, "Folder for benchmark.json, benchmark.png and TensorBoard runs.", common=True)
+    output: str | None = flag(
+        None, "Folder for benchmark.json, benchmark.png and TensorBoard runs.", common=True, path=True
+    )
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 
@@ -94,7 +109,7 @@ class Parity:
     seed: int = flag(0, "Seed of weights, dropout and the order of samples.", minimum=0, below=2**32)
     steps_per_call: int = flag(50, "Most steps in one call of the compiled loop.", minimum=1)
     onednn: str = onednn_flag()
-    output: str | None = flag(None, "Folder for parity.json.", common=True)
+    output: str | None = flag(None, "Folder for parity.json.", common=True, path=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
 
@@ -113,7 +128,10 @@ class Description:
 
     measure: bool = flag(False, "Measure the samples a second of the feed alone.", common=True)
     sheet: str | None = flag(
-        None, "PNG file for a sheet of training images, with --augment changed ones beside (extra plots).", common=True
+        None,
+        "PNG file for a sheet of training images, with --augment changed ones beside (extra plots).",
+        common=True,
+        path=True,
     )
     seed: int = flag(0, "Seed of the order of samples and of --augment.", minimum=0, below=2**32)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
@@ -125,7 +143,7 @@ class Report:
 
     workdir: str | None = flag(None, "Folder of a run; several with commas stand side by side.", common=True)
     output: str | None = flag(
-        None, "The HTML file (default: report.html in the folder of the run; here for several).", common=True
+        None, "The HTML file (default: report.html in the folder of the run; here for several).", common=True, path=True
     )
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)
 
@@ -134,5 +152,5 @@ class Report:
 class Doctor:
     """What is examined."""
 
-    data_dir: str | None = flag(None, "Folder of prepared TFDS datasets (default: TFDS's own).", common=True)
+    data_dir: str | None = flag(None, "Folder of prepared TFDS datasets (default: TFDS's own).", common=True, path=True)
     json: bool = flag(False, "Print the result as one JSON object on stdout.", common=True)

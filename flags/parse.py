@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import itertools
 import math
+import os
 import shutil
 import textwrap
 import types
@@ -128,8 +129,20 @@ def parse(
     Raises `HelpRequested` for --help and --helpfull, and `UsageError` with one line for a mistake.
     """
     flag_values, words = _read(argv, groups, usage, help_text, positional=positional)
-    parsed = [group(**{f.name: flag_values[f.name].value for f in dataclasses.fields(group)}) for group in groups]
+    parsed = [
+        group(**{f.name: _value(f, flag_values[f.name].value) for f in dataclasses.fields(group)}) for group in groups
+    ]
     return parsed, words
+
+
+def _value(field: dataclasses.Field, value: Any) -> Any:
+    """What a flag's value stands for: text without blanks around it, which no flagfile could hold, and `~` expanded."""
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    if "\n" in value:
+        raise UsageError(f"--{field.name}: holds a line break, which no flagfile can hold")
+    return os.path.expanduser(value) if field.metadata["path"] else value  # noqa: PTH111 - Path would raise
 
 
 def parse_matrix(
@@ -144,7 +157,9 @@ def parse_matrix(
     values = [[_element(*fields[name], part) for part in str(flag_values[name].value).split(",")] for name in lists]
     return [
         [
-            group(**{f.name: chosen.get(f.name, flag_values[f.name].value) for f in dataclasses.fields(group)})
+            group(
+                **{f.name: _value(f, chosen.get(f.name, flag_values[f.name].value)) for f in dataclasses.fields(group)}
+            )
             for group in groups
         ]
         for chosen in (dict(zip(lists, combination, strict=True)) for combination in itertools.product(*values))
@@ -178,17 +193,31 @@ def _read(
     try:
         words = flag_values(["loopwright", *argv])[1:]
     except absl_flags.Error as error:
-        raise UsageError(" ".join(str(error).split())) from None
+        raise UsageError(" ".join(str(error).removeprefix("ERROR:: ").split())) from None
+    except UnicodeDecodeError:
+        named = next((word for word in argv if word.lstrip("-").startswith("flagfile")), "--flagfile")
+        raise UsageError(f"{named}: is no text") from None
     several = positional is not None and positional.endswith("...")
     if len(words) > (1 if positional else 0) and not several:
         raise UsageError(f"unexpected argument {words[-1]!r}; flags start with --, as in --name=value")
     return flag_values, words
 
 
-def config_from_groups(groups: Sequence[Any]) -> Config:
-    """Puts the four groups of `train` together; a contradiction between flags is a UsageError."""
+def config_from_groups(groups: Sequence[Any], argv: Sequence[str] = ()) -> Config:
+    """Puts the four groups of `train` together; a contradiction between flags is a UsageError.
+
+    Of --epochs and --train_steps, one that was typed takes the place of the other out of a flagfile.
+    """
     config = Config(*groups)
     if config.run.epochs is not None and config.run.train_steps is not None:
+        typed = {word.lstrip("-").partition("=")[0] for word in argv} & {"epochs", "train_steps"}
+        if len(typed) == 1:
+            run = dataclasses.replace(
+                config.run,
+                epochs=config.run.epochs if typed == {"epochs"} else None,
+                train_steps=config.run.train_steps if typed == {"train_steps"} else None,
+            )
+            return dataclasses.replace(config, run=run)
         raise UsageError(
             f"--epochs={config.run.epochs} and --train_steps={config.run.train_steps} "
             "contradict each other; give one of them"

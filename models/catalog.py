@@ -69,7 +69,7 @@ def create(name: str, input_shape: tuple[int, ...], num_classes: int, *, precisi
     function = _resolve(MODELS[name].build if name in MODELS else name)
     with _policy(precision):
         try:
-            model = function(input_shape, num_classes) if _wants_arguments(function) else function()
+            model = function(*_arguments(name, function, input_shape, num_classes))
         except ValueError as error:
             raise ModelError(
                 f"--model={name}: can't be built for samples of shape {input_shape}: {_reason(error)}"
@@ -101,7 +101,7 @@ def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int
     except ValueError as error:
         raise ModelError(f"{what}: can't take samples of shape {input_shape}: {_reason(error)}") from error
     shape = tuple(getattr(outputs, "shape", ()))[1:]
-    if num_classes and (len(shape) != 1 or shape[0] < num_classes):
+    if num_classes and shape != (num_classes,):
         raise ModelError(
             f"{what}: gives outputs of shape {shape} for a sample; {num_classes} classes need ({num_classes},)"
         )
@@ -110,21 +110,42 @@ def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int
 def ends_in_probabilities(name: str, model: keras.Model) -> bool:
     """Whether the model's outputs are probabilities rather than logits: by the table, or by the operation that makes them.
 
-    That is a layer or a function of `keras.ops`, inside a nested model too; of a subclassed model its last layer.
+    That is a layer or a function of `keras.ops`, inside a nested model too. A subclassed model is asked instead: whether
+    its outputs for random inputs are those of a softmax, or, where its last layer is a sigmoid, lie between 0 and 1.
     """
     import keras
 
     if name in MODELS:
         return MODELS[name].outputs == "probabilities"
     last: Any = model
-    while isinstance(last, keras.Model):
-        outputs = getattr(last, "outputs", None)
-        layers = last.layers
-        last = outputs[0]._keras_history.operation if outputs else layers[-1] if layers else None
+    while isinstance(last, keras.Model) and getattr(last, "outputs", None):
+        last = last.outputs[0]._keras_history.operation
+    if isinstance(last, keras.Model):
+        return _gives_probabilities(last)
     kind = type(last)
     if kind.__module__.startswith("keras.") and kind.__name__ in ("Softmax", "Sigmoid"):
         return True
     return getattr(last, "activation", None) in (keras.activations.softmax, keras.activations.sigmoid)
+
+
+def _gives_probabilities(model: keras.Model) -> bool:
+    """Whether a built model's outputs are probabilities, by what it makes of random inputs."""
+    import keras
+    import numpy as np
+
+    config = model.get_build_config() or {}
+    shapes = config.get("input_shape") or next(iter(config["shapes_dict"].values()))
+    rng = np.random.default_rng(0)
+
+    def some(shape: Any) -> Any:
+        if isinstance(shape, Mapping):
+            return {name: some(part) for name, part in shape.items()}
+        return rng.random((8, *(size or 1 for size in shape[1:])), np.float32)
+
+    outputs = np.asarray(keras.ops.cast(model(some(shapes), training=False), "float32"))
+    last = getattr(model.layers[-1], "activation", None) if model.layers else None
+    whole = np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2  # as near as half precision comes
+    return bool(((outputs >= 0) & (outputs <= 1)).all() and (whole or last is keras.activations.sigmoid))
 
 
 def _reason(error: ValueError) -> str:
@@ -136,15 +157,21 @@ def _reason(error: ValueError) -> str:
 def _resolve(path: str) -> Any:
     try:
         function = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ModelError(f"--model={path}: can't be imported: {error}") from error
     if not callable(function):
         raise ModelError(f"--model={path}: is no function but a {type(function).__name__}")
     return function
 
 
-def _wants_arguments(function: Any) -> bool:
-    return bool(inspect.signature(function).parameters)
+def _arguments(name: str, function: Any, *given: Any) -> tuple[Any, ...]:
+    """What a function is called with: all that is given, or nothing. Raises ModelError for one that takes neither."""
+    takes = inspect.signature(function)
+    for arguments in (given, ()):
+        with contextlib.suppress(TypeError):
+            takes.bind(*arguments)
+            return arguments
+    raise ModelError(f"--model={name}: takes {takes}, not (input_shape, num_classes) or nothing")
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # a name may hold a dollar sign
 }
 
 
@@ -53,16 +54,17 @@ def line_chart(lines: Sequence[Line], *, x_label: str = "step", logarithmic: boo
     """Curves over a shared axis."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
+        drawn = []
         for line in lines:
             style: dict[str, Any] = {"lw": 1, "ls": (0, (4, 2))} if line.faint else {"lw": 1.8}
             marker = "o" if len(line.x) == 1 else None
             colour = _SERIES[line.series % len(_SERIES)]
-            axes.plot(line.x, line.y, color=colour, label=line.name, marker=marker, markersize=4, **style)
+            drawn += axes.plot(line.x, line.y, color=colour, marker=marker, markersize=4, **style)
         if logarithmic:
             axes.set_yscale("log")
         axes.set_xlabel(x_label)
         if len(lines) > 1:
-            axes.legend(loc="best", fontsize=8)
+            axes.legend(drawn, [line.name for line in lines], loc="best", fontsize=8)
         return _svg(figure)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -126,7 +127,7 @@ class Progress:
 
     def _keep_best(self, step: int, values: Mapping[str, Any]) -> None:
         value, sign = values.get(self.monitor), -1 if "loss" in self.monitor else 1
-        if value is not None and (self._best is None or sign * value > sign * self._best):
+        if value is not None and not math.isnan(value) and (self._best is None or sign * value > sign * self._best):
             self._best = value
             self._best_text = f"best {self.monitor} {value:.4f} at step {step}"
 

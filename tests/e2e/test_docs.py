@@ -17,11 +17,11 @@ SMALL: dict[str, tuple[str, ...]] = {
     "train": ("--train_split=train[:200]", "--eval_split=test[:100]", "--batch_size=2", "--train_steps=100"),
     "benchmark": ("--model=mlp", "--batch_size=32", "--precision=float32", "--train_steps=2", "--repeats=2"),
     "parity": ("--train_steps=3",),
-    "verify_resume": ("--train_steps=16", "--checkpoint_every=4", "--kill_at=5"),
+    "verify_resume": ("--train_steps=200", "--checkpoint_every=50", "--kill_at=5"),
 }
 #: Commands on a dataset that isn't named, or that can't be had without a network.
 WITH_DATA = ("train", "benchmark", "parity", "verify_resume", "predict")
-PLACES = {"runs/mnist_5k-cnn-0bf0b433": "runs/mine", "runs/a": "runs/mine", "runs/b": "runs/mlp"}
+PLACES = {"runs/mnist_5k-cnn-83ea714a": "runs/mine", "runs/a": "runs/mine", "runs/b": "runs/mlp"}
 
 
 def commands(repository: pathlib.Path) -> Iterator[tuple[str, list[str]]]:

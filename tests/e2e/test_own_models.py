@@ -52,7 +52,9 @@ def test_lines_to_copy_are_quoted(loopwright: Any, own: pathlib.Path) -> None:
     assert succeeded(loopwright(*lines["go on"][1:], "--json")).json["step"] == 8
 
 
-@pytest.mark.parametrize("model", ["scaled", pytest.param("listed", marks=pytest.mark.slow), "subclassed"])
+@pytest.mark.parametrize(
+    "model", ["scaled", *(pytest.param(name, marks=pytest.mark.slow) for name in ("listed", "subclassed"))]
+)
 def test_layers_of_a_user_are_exported_and_opened_when_trusted(loopwright: Any, own: pathlib.Path, model: str) -> None:
     succeeded(loopwright("train", *FEED, f"--model=own_models:{model}", "--workdir=run"))
     exported = succeeded(loopwright("export", "--workdir=run", "--formats=h5,keras", "--json")).json["files"]
@@ -62,7 +64,8 @@ def test_layers_of_a_user_are_exported_and_opened_when_trusted(loopwright: Any, 
     ]
     for name in exported:
         words = ["--split=test", f"--restore_from=run/exports/{name}", "--json", *FEED[:1]]
-        refused(loopwright("predict", *words))
+        if model != "listed":  # in this process Keras knows that one
+            refused(loopwright("predict", *words))
         found = succeeded(loopwright("predict", *words, "--trust_file")).json["predictions"]
         for ours, theirs in zip(found, expected, strict=True):
             assert ours["top"][0]["probability"] == pytest.approx(theirs["top"][0]["probability"], abs=1e-6)
@@ -76,6 +79,7 @@ def test_class_that_is_not_there_is_named(loopwright: Any, own: pathlib.Path) ->
     assert "No module named 'nowhere'" in said
 
 
+@pytest.mark.slow
 def test_names_in_the_file_are_the_models_own(loopwright: Any, own: pathlib.Path) -> None:
     for run, words in (("a", FEED), ("b", SAMPLES)):
         succeeded(loopwright("train", *words, "--model=mlp", f"--workdir={run}"))

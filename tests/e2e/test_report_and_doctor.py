@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -48,6 +49,19 @@ def test_report_shows_differences_of_exports(loopwright: Any, run_folder: pathli
     assert "largest difference of outputs 1.5e-07" in (run_folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_runs_of_one_name_are_told_apart(
+    loopwright: Any, run_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(run_folder.parent))
+    for place in ("a", "_b $x$"):
+        shutil.copytree(run_folder, run_folder.parent / place / "p$\\frac$")
+    words = ["--workdir=~/a/p$\\frac$,~/_b $x$/p$\\frac$", "--output=both.html"]
+    assert loopwright("report", *words).code == 0
+    text = (run_folder.parent / "both.html").read_text(encoding="utf-8")
+    for place in ("a", "_b $x$"):
+        assert f"{run_folder.parent / place / 'p$'}\\frac$, eval" in text
+
+
 def test_names_in_a_report_are_no_html(loopwright: Any, run_folder: pathlib.Path) -> None:
     facts = json.loads((run_folder / "run.json").read_text())
     facts["class_names"][3] = "<img src=x onerror=alert(1)>"
@@ -59,7 +73,11 @@ def test_names_in_a_report_are_no_html(loopwright: Any, run_folder: pathlib.Path
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("metrics.jsonl", "{\n"), ("predictions.npz", "?"), ("goodput.json", '{"processes": 3}')]
+    ("name", "content"),
+    [
+        *(("metrics.jsonl", "{\n"), ("predictions.npz", "?"), ("goodput.json", '{"processes": 3}')),
+        *(("run.json", "[]"), ("metrics.jsonl", '{"step": 3}\n')),
+    ],
 )
 def test_damaged_file_of_a_run_is_told_in_a_line(
     loopwright: Any, run_folder: pathlib.Path, name: str, content: str

@@ -124,6 +124,31 @@ def test_bad_value_in_a_flagfile_is_a_usage_error(tmp_path: pathlib.Path) -> Non
         parse(f"--flagfile={path}")
 
 
+def test_flagfile_that_is_no_text_is_a_usage_error(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "model.h5").write_bytes(bytes(range(256)))
+    with pytest.raises(flags.UsageError, match=r"^--flagfile=.*model\.h5: is no text$"):
+        parse(f"--flagfile={tmp_path / 'model.h5'}")
+
+
+def test_typed_length_takes_the_place_of_the_one_in_a_flagfile(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "flags.txt").write_text("--train_steps=120\n")
+    words = [f"--flagfile={tmp_path / 'flags.txt'}", "--epochs", "2"]
+    groups, _ = flags.parse(words, flags.TRAIN_GROUPS, usage="", help_text="")
+    run = flags.config_from_groups(groups, words).run
+    assert (run.epochs, run.train_steps) == (2, None)
+    with pytest.raises(flags.UsageError, match="contradict"):
+        flags.config_from_groups(groups, [*words, "--train_steps=120"])
+
+
+def test_paths_begin_at_home_and_text_has_no_blanks_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = parse("--workdir=~/runs/a", "--freeze= dense/kernel|x ", "--init_from=a~b", "--augment=~")
+    assert (config.run.workdir, config.model.freeze) == ("/home/me/runs/a", "dense/kernel|x")
+    assert (config.model.init_from, config.data.augment) == ("a~b", "~")
+    with pytest.raises(flags.UsageError, match="--freeze: holds a line break"):
+        parse("--freeze=a\nb")
+
+
 def test_positional_word_is_returned_where_it_is_asked_for() -> None:
     _, words = flags.parse(["cnn", "--json"], (flags.Listing,), usage="", help_text="", positional="NAME")
     assert words == ["cnn"]

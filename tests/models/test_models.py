@@ -132,6 +132,43 @@ def by_operation(input_shape, num_classes):
     inputs = keras.Input(input_shape)
     return keras.Model(inputs, keras.ops.softmax(layers.Dense(num_classes)(layers.Flatten()(inputs))))
 
+class Gated(keras.Model):
+    def __init__(self, last):
+        super().__init__()
+        head = {"head": layers.Dense(3, activation="softmax" if last == "gate" else None)}
+        gate = {"gate": layers.Dense(16, activation="sigmoid")}
+        for name, layer in (head | gate if last == "gate" else gate | head).items():
+            setattr(self, name, layer)
+        self.flatten = layers.Flatten()
+
+    def call(self, x):
+        x = self.flatten(x)
+        return self.head(x * self.gate(x))
+
+def gate_last():
+    return Gated("gate")
+
+def logits_before_gate():
+    model = Gated("gate")
+    model.head.activation = keras.activations.linear
+    return model
+
+def sigmoids():
+    class Sigmoids(Net):
+        def __init__(self):
+            super().__init__()
+            self.soft = layers.Activation("sigmoid")
+    return Sigmoids()
+
+def too_many(input_shape, num_classes):
+    return by_shape(input_shape, num_classes + 1)
+
+def one_argument(input_shape):
+    return by_shape(input_shape, 3)
+
+def by_keyword(input_shape, *, num_classes):
+    return by_shape(input_shape, num_classes)
+
 NUMBER = 3
 """
 
@@ -139,6 +176,7 @@ NUMBER = 3
 @pytest.fixture
 def user_module(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "nets_of_a_user.py").write_text(USER_MODELS, encoding="utf-8")
+    (tmp_path / "broken_nets_of_a_user.py").write_text("def net(:\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     return "nets_of_a_user"
 
@@ -147,7 +185,7 @@ def user_module(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ("function", "probabilities"),
     [
         *(("by_shape", False), ("of_nothing", True), ("unbuilt", True), ("compiled", False), ("Net", True)),
-        *(("nested", True), ("by_operation", True)),
+        *(("nested", True), ("by_operation", True), ("sigmoids", True)),
     ],
 )
 def test_create_takes_a_users_function(user_module: str, function: str, probabilities: bool) -> None:
@@ -158,6 +196,14 @@ def test_create_takes_a_users_function(user_module: str, function: str, probabil
     assert model(images((4, 4, 1))).shape == (8, 3)
     assert model.dtype_policy.name == "mixed_bfloat16"
     assert models.ends_in_probabilities(name, model) == probabilities
+
+
+@pytest.mark.parametrize(("function", "probabilities"), [("gate_last", True), ("logits_before_gate", False)])
+def test_order_of_a_models_attributes_says_nothing_of_its_outputs(
+    user_module: str, function: str, probabilities: bool
+) -> None:
+    model = models.create(f"{user_module}:{function}", (4, 4, 1), 3)
+    assert models.ends_in_probabilities("", model) == probabilities
 
 
 @pytest.mark.parametrize(
@@ -171,6 +217,10 @@ def test_create_takes_a_users_function(user_module: str, function: str, probabil
         ("nets_of_a_user:no_model", "returned a list"),
         ("nets_of_a_user:too_deep", "shape (4, 4, 1)"),
         ("nets_of_a_user:too_few", "(2,) for a sample; 3 classes need (3,)"),
+        ("nets_of_a_user:too_many", "(4,) for a sample; 3 classes need (3,)"),
+        ("nets_of_a_user:one_argument", "takes (input_shape), not (input_shape, num_classes) or nothing"),
+        ("nets_of_a_user:by_keyword", "takes (input_shape, *, num_classes), not"),
+        ("broken_nets_of_a_user:net", "can't be imported: invalid syntax (broken_nets_of_a_user.py, line 1)"),
         ("nets_of_a_user:no_vector", "(4, 4, 3) for a sample"),
         ("nets_of_a_user:other_inputs", "can't take samples of shape (4, 4, 1)"),
         ("cnn", "shape (4, 4, 1)"),

@@ -43,7 +43,8 @@ def begin(folder: pathlib.Path, case: str) -> Any:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=models.MODELS[name].outputs == "logits")
     network.compile(optimizer=made, loss=loss, metrics=["accuracy"])
     train(state, case, 2)
-    trainer.export_h5(state, folder / f"{case}.h5", step=2 * EPOCH)
+    state.step.assign(2 * EPOCH)  # which `fit` doesn't count
+    trainer.export_h5(state, folder / f"{case}.h5")
     train(state, case, 1)
     return trainer.functional_twin(network), made
 

@@ -161,3 +161,10 @@ def test_best_value_is_remembered_by_a_run_that_goes_on() -> None:
     progress.start(100, rows)
     progress.write(Record(150, "eval", {"loss": 2.5, "accuracy": 0.75}))
     assert progress._best_text == "best accuracy 0.9000 at step 50"
+
+
+def test_what_is_no_number_is_never_the_best() -> None:
+    progress = Progress(num_steps=10, steps_per_epoch=10, monitor="loss", mode="none")
+    for step, loss in enumerate((float("nan"), 0.5, float("nan"), 0.75), 1):
+        progress.write(Record(step, "eval", {"loss": loss}))
+    assert progress._best_text == "best loss 0.5000 at step 2"

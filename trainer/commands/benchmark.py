@@ -81,8 +81,18 @@ def _measure(cells: Sequence[Cell], keep: Callable[[dict[str, Any]], None]) -> d
     from loopwright.trainer.commands.data_progress import pieces
 
     benchmark = cells[0].benchmark
+    typed = [
+        word
+        for group in (cells[0].data, cells[0].model, cells[0].optimization, benchmark)
+        for word in flags.changed_arguments(group)
+        if word.lstrip("-").partition("=")[0] not in benchmark_output.SAID_ELSEWHERE
+    ]
     facts = {"steps": benchmark.train_steps, "repeats": benchmark.repeats, "steps_per_call": benchmark.steps_per_call}
-    result: dict[str, Any] = {"environment": {}, "method": {**facts, **METHOD, "fit_grid": []}, "rows": []}
+    result: dict[str, Any] = {
+        "environment": {},
+        "method": {**facts, "flags": typed, **METHOD, "fit_grid": []},
+        "rows": [],
+    }
     result |= {"failed": [], "curves": []}
     a_cell = 1 + len(ROWS) * (2 + benchmark.repeats)  # the search; start, warm-up and laps of each row
     with pieces(a_cell * len(cells)) as show:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,11 @@ Key = dict[str, Any]
 
 #: What tells one cell from another.
 KEYS = ("dataset", "model", "batch_size", "precision")
+#: Flags that the line of the fastest gives by itself, or that `loopwright train` doesn't take from a benchmark.
+SAID_ELSEWHERE = (
+    *(*KEYS, "intra_op_threads", "inter_op_threads", "onednn"),
+    *("train_steps", "repeats", "curves", "output", "json"),
+)
 #: Rows that `loopwright train` can be asked for.
 EXECUTIONS = ("graph", "xla")
 _COLOURS = {
@@ -127,7 +133,7 @@ def print_tables(result: Mapping[str, Any]) -> None:
         console.print(table)
         remarks = [f"{row['loop']} failed: {row['reason']}" for row in result["failed"] if _cell(row) == cell]
         remarks += [loop_text(row) for row in rows.values() if "options" in row or "chosen" in row]
-        for line in [*remarks, _fastest_flags(list(rows.values()), result["environment"])]:
+        for line in [*remarks, _fastest_flags(list(rows.values()), result)]:
             console.print(line, soft_wrap=True)
         console.print()
     legend = "±: half of the 95% interval; tie: the ratio's interval holds 1; start: to the end of the first step"
@@ -139,7 +145,12 @@ def _cell(row: Mapping[str, Any]) -> tuple:
 
 
 def _short(value: float, interval: Sequence[float]) -> str:
-    return f"{number(value)} ±{(interval[1] - interval[0]) / 2 / value:.0%}"
+    return number(value) + _spread(value, interval)
+
+
+def _spread(value: float, interval: Sequence[float]) -> str:
+    """Nothing for one lap alone, of which it isn't known."""
+    return f" ±{(interval[1] - interval[0]) / 2 / value:.0%}" if interval[0] < interval[1] else ""
 
 
 def _short_ratio(row: Mapping[str, Any], base: str) -> str:
@@ -147,13 +158,11 @@ def _short_ratio(row: Mapping[str, Any], base: str) -> str:
         return "1"
     interval = row[f"ratio_to_{base}_interval"]
     ratio = row[f"ratio_to_{base}"]
-    return (
-        f"{ratio:.2f} tie" if timing.is_tie(interval) else f"{ratio:.2f} ±{(interval[1] - interval[0]) / 2 / ratio:.0%}"
-    )
+    return f"{ratio:.2f} tie" if timing.is_tie(interval) else f"{ratio:.2f}{_spread(ratio, interval)}"
 
 
-def _fastest_flags(rows: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> str:
-    first, best = rows[0], fastest(rows)
+def _fastest_flags(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> str:
+    first, best, environment = rows[0], fastest(rows), result["environment"]
     by_loop = {row["loop"]: row for row in rows}
     others = [loop for loop in EXECUTIONS if loop in by_loop and loop != best]
     tied = [
@@ -164,9 +173,9 @@ def _fastest_flags(rows: Sequence[Mapping[str, Any]], environment: Mapping[str, 
     words = [f"--dataset={first['dataset']}", f"--model={first['model']}", f"--batch_size={first['batch_size']}"]
     words += [f"--precision={first['precision']}", f"--execution={best}"]
     words += [f"--{name}={environment[name]}" for name in ("intra_op_threads", "inter_op_threads") if environment[name]]
-    words.append(f"--onednn={environment['onednn']}")
-    tie = f" (a tie with {', '.join(tied)})" if tied else ""
-    return f"fastest{tie}: loopwright train {' '.join(words)}"
+    words += [f"--onednn={environment['onednn']}", *map(shlex.quote, result["method"]["flags"])]
+    sure = f" (a tie with {', '.join(tied)})" if tied else " (by one lap alone)" if len(first["laps_ms"]) == 1 else ""
+    return f"fastest{sure}: loopwright train {' '.join(words)}"
 
 
 def check_plots() -> None:
@@ -255,9 +264,15 @@ def _draw_curves(part: Any, curves: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_tensorboard(result: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """A run `<model>-<batch>-<precision>/<loop>` for each row: ms a step by lap, and the curves on their own clock."""
+    """A run `<model>-<batch>-<precision>/<loop>` for each row: ms a step by lap, and the curves on their own clock.
+
+    What an earlier benchmark wrote of the same rows is replaced.
+    """
     from tensorboard.summary import Writer
 
+    for row in result["rows"]:
+        for path in _run_folder(folder, row).glob("*tfevents*"):
+            path.unlink()
     for row in result["rows"]:
         with contextlib.closing(Writer(str(_run_folder(folder, row)))) as writer:
             for lap, milliseconds in enumerate(row["laps_ms"], 1):

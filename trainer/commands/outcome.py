@@ -36,10 +36,10 @@ def write_summary(folder: pathlib.Path, goodput: dict[str, Any], *, monitor: str
     replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
-def report(config: flags.Config, folder: pathlib.Path, *, finished_before: bool) -> None:
+def report(config: flags.Config, folder: pathlib.Path, *, as_json: bool, finished_before: bool) -> None:
     """The result, on stdout: a table of what was reached and where it lies, or the summary as one JSON object."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    if config.run.json:
+    if as_json:
         print(json.dumps({"workdir": str(folder), **summary}))
         return
     if finished_before:

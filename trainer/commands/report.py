@@ -44,10 +44,7 @@ class Run:
     goodput: dict[str, Any]
     exports: dict[str, Any]
     predictions: Any
-
-    @property
-    def name(self) -> str:
-        return self.folder.resolve().name
+    name: str
 
     def split(self, split: str) -> list[dict[str, Any]]:
         """The records of a split, in the order of steps."""
@@ -69,7 +66,9 @@ def run(argv: Sequence[str]) -> int:
         raise flags.UsageError("give --workdir=DIR of a run, or several with commas")
     if importlib.util.find_spec("jinja2") is None or importlib.util.find_spec("matplotlib") is None:
         raise TrainingError("report needs the extra 'plots': pip install 'loopwright[plots]'", exit_code=2)
-    runs = [read_run(pathlib.Path(name)) for name in named]
+    runs = [read_run(pathlib.Path(name).expanduser()) for name in named]
+    if len({run.name for run in runs}) < len(runs):
+        runs = [dataclasses.replace(run, name=str(run.folder)) for run in runs]
     path = pathlib.Path(report.output or (runs[0].folder / "report.html" if len(runs) == 1 else "report.html"))
     if path.is_dir() or not path.parent.is_dir():
         raise flags.UsageError(f"--output={path}: name a file in a folder that is there")
@@ -92,18 +91,29 @@ def read_run(folder: pathlib.Path) -> Run:
             folder=folder,
             config=config,
             facts=_json(folder / "run.json"),
-            records=json_lines.read(folder / "metrics.jsonl"),
+            records=_records(folder / "metrics.jsonl"),
             summary=_json(folder / "summary.json"),
             goodput=total(_json(folder / "goodput.json").get("processes", [])),
             exports=_json(folder / "exports" / "manifest.json"),
             predictions=Predictions.load(kept) if kept.exists() else None,
+            name=folder.resolve().name,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{folder} holds a damaged file ({error}); move it away to report without it") from None
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return found
+
+
+def _records(path: pathlib.Path) -> list[dict[str, Any]]:
+    records = json_lines.read(path)
+    if not all({"step", "split"} <= record.keys() for record in records):
+        raise ValueError(f"{path.name} holds a record without step or split")
+    return records
 
 
 def page(runs: Sequence[Run]) -> str:

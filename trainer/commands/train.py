@@ -27,7 +27,7 @@ HELP = (
 def run(argv: Sequence[str]) -> int:
     """Parses the flags and trains."""
     groups, _ = flags.parse(argv, flags.TRAIN_GROUPS, usage=USAGE, help_text=HELP)
-    config = flags.config_from_groups(groups)
+    config = flags.config_from_groups(groups, argv)
     if config.run.epochs is None and config.run.train_steps is None:
         config = _with_run(config, epochs=10)
     models.check_name(config.model.model)
@@ -76,6 +76,9 @@ def _train(config: flags.Config, clock: Clock) -> int:
         eval_feed = dataset.eval_feed(max(config.data.batch_size, 250))
     epoch = feed.steps_per_epoch
     num_steps = config.run.train_steps or (config.run.epochs or 0) * epoch
+    profiled = watch.profile_steps(config.run.profile_steps)
+    if profiled is not None and profiled[0] >= num_steps:
+        raise flags.UsageError(f"--profile_steps={config.run.profile_steps}: the run ends at step {num_steps}")
     job = jobs.build_job(
         config.model,
         config.optimization,
@@ -156,9 +159,10 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
     start = restoring.begin(config, state, checkpoint, num_steps)
     stopped_early = control["early_stop"].exhausted()
     if (start >= num_steps or stopped_early) and (folder / "summary.json").exists():
-        outcome.report(config, folder, finished_before=True)
+        outcome.report(workdir.read_config(folder) or config, folder, as_json=config.run.json, finished_before=True)
         return 0
 
+    workdir.write_flags(folder, config)
     if start and changed:
         checkpoint.say(f"this run may not equal one that was never stopped to the last bit ({'; '.join(changed)})")
     # That of a run that was shorter: this one isn't finished before its exports are.
@@ -201,7 +205,7 @@ def _train_in(folder: pathlib.Path, plan: _Plan, clock: Clock) -> int:
     watching.goodput.save()
     watching.tensorboard.finish()
     outcome.write_summary(folder, watching.goodput.summary(), monitor=config.run.monitor)
-    outcome.report(config, folder, finished_before=False)
+    outcome.report(config, folder, as_json=config.run.json, finished_before=False)
     return 0
 
 

@@ -78,7 +78,7 @@ class Watch:
             "run": _table({k: v for k, v in facts.items() if k != "layers"}),
         }
         graph = model_graph(self.job.state.model, inputs)
-        self.tensorboard.describe(self.folder.resolve().name, typed, texts, graph)
+        self.tensorboard.describe("/".join(self.folder.resolve().parts[-2:]), typed, texts, graph)
         self.goodput.save()  # so that what this process loses, if it dies before its first checkpoint, is its own
 
     def hooks(self, feed: Feed, eval_feed: Feed, *, eval_every: int, checkpoint_every: int) -> list[Any]:

@@ -38,6 +38,7 @@ def open_workdir(config: flags.Config) -> Iterator[pathlib.Path]:
         raise TrainingError(f"--workdir={path}: is a file, not a folder", exit_code=2)
     differences = identity_differences(path, config)
     if differences and config.run.overwrite:
+        path = path.resolve()  # `.` has no name, and would be the folder that is moved
         aside = path.with_name(f"{path.name}.{datetime.datetime.now():%Y%m%d-%H%M%S}")
         with only_writer(path):
             path.rename(aside)
@@ -50,8 +51,14 @@ def open_workdir(config: flags.Config) -> Iterator[pathlib.Path]:
     make_folder("--workdir", path)
     with only_writer(path):
         sweep(path)
-        replace_file(path / FLAGFILE, flags.to_flagfile(config))
+        if not (path / FLAGFILE).exists():
+            write_flags(path, config)
         yield path
+
+
+def write_flags(workdir: pathlib.Path, config: flags.Config) -> None:
+    """Writes the flagfile of the run: what it is, and how it is going to go on."""
+    replace_file(workdir / FLAGFILE, flags.to_flagfile(config))
 
 
 def make_folder(flag: str, path: pathlib.Path) -> None:
@@ -77,7 +84,7 @@ def read_config(workdir: str | os.PathLike[str]) -> flags.Config | None:
     if not path.is_file():
         return None
     try:
-        groups, _ = flags.parse([f"--flagfile={path}"], flags.TRAIN_GROUPS, usage="", help_text="")
+        groups, _ = flags.parse([f"--flagfile={path.absolute()}"], flags.TRAIN_GROUPS, usage="", help_text="")
         return flags.config_from_groups(groups)
     except flags.UsageError as error:
         raise TrainingError(f"{path} can't be read: {error}") from None
