@@ -129,12 +129,14 @@ def ends_in_probabilities(name: str, model: keras.Model) -> bool:
 
 
 def _gives_probabilities(model: keras.Model) -> bool:
-    """Whether a built model's outputs are probabilities, by what it makes of random inputs."""
+    """Whether a model's outputs are probabilities, by what it makes of random inputs of the shape that it was built with."""
     import keras
     import numpy as np
 
-    config = model.get_build_config() or {}
-    shapes = config.get("input_shape") or next(iter(config["shapes_dict"].values()))
+    last = getattr(model.layers[-1], "activation", None) if model.layers else None
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if shapes is None:
+        return last in (keras.activations.softmax, keras.activations.sigmoid)
     rng = np.random.default_rng(0)
 
     def some(shape: Any) -> Any:
@@ -143,7 +145,6 @@ def _gives_probabilities(model: keras.Model) -> bool:
         return rng.random((8, *(size or 1 for size in shape[1:])), np.float32)
 
     outputs = np.asarray(keras.ops.cast(model(some(shapes), training=False), "float32"))
-    last = getattr(model.layers[-1], "activation", None) if model.layers else None
     whole = np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2  # as near as half precision comes
     return bool(((outputs >= 0) & (outputs <= 1)).all() and (whole or last is keras.activations.sigmoid))
 
