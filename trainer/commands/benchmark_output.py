@@ -266,12 +266,12 @@ def _draw_curves(part: Any, curves: Sequence[Mapping[str, Any]]) -> None:
 def write_tensorboard(result: Mapping[str, Any], folder: pathlib.Path) -> None:
     """A run `<model>-<batch>-<precision>/<loop>` for each row: ms a step by lap, and the curves on their own clock.
 
-    What an earlier benchmark wrote of the same rows is replaced.
+    What an earlier benchmark wrote of the same rows and curves is replaced.
     """
     from tensorboard.summary import Writer
 
-    for row in result["rows"]:
-        for path in _run_folder(folder, row).glob("*tfevents*"):
+    for part in (*result["rows"], *result["curves"]):
+        for path in _run_folder(folder, part).glob("*tfevents*"):
             path.unlink()
     for row in result["rows"]:
         with contextlib.closing(Writer(str(_run_folder(folder, row)))) as writer:
