@@ -34,6 +34,7 @@ def test_benchmark_measures_its_rows_and_writes_what_it_says(
     monkeypatch.setattr(benchmark, "ROWS", ("fit", "fit_tuned", "graph", "auto"))  # a process each: seconds each
     (tmp_path / "mine.py").write_text(MODEL)
     words = ["--model=mine:tiny", "--train_steps=5", "--repeats=2", "--output=results", "--json"]
+    words += ["--optimizer=sgd", "--steps_per_call=7"]
     result = loopwright("benchmark", f"--data_dir={mnist_dir}", *words)
     assert result.code == 0, result.err
     results = tmp_path / "results"
@@ -55,6 +56,7 @@ def test_benchmark_measures_its_rows_and_writes_what_it_says(
     assert rows["fit_tuned"]["options"]["steps_per_execution"] in (1, 5)
     assert (result.json["method"]["steps"], result.json["failed"]) == (5, [])
     assert result.json["environment"]["cpus"] >= 1
+    assert result.json["method"]["flags"] == [f"--data_dir={mnist_dir}", "--optimizer=sgd", "--steps_per_call=7"]
     assert (results / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     _, drawn = scalars(results / "tensorboard" / "mine_tiny-32-float32" / "fit", "ms_per_step")
     assert drawn == pytest.approx(rows["fit"]["laps_ms"])

@@ -14,7 +14,6 @@ from loopwright.trainer import killing
 
 FAULTS = os.environ.get("FAULTS", "quick")
 KILLS = {"quick": 2, "full": 40, "long": 200}[FAULTS]
-KILLS_IN_SAVES = {"quick": 1, "full": 12, "long": 60}[FAULTS]
 STEPS = {"quick": 60, "full": 400, "long": 400}[FAULTS]
 
 
@@ -22,11 +21,11 @@ def test_kill_at_random_moments(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any
 ) -> None:
     rng, done, in_save, number = random.Random(1), 0, 0, 0
-    while done < KILLS or in_save < KILLS_IN_SAVES:
+    # Of two kills one alone is aimed at a save, and may come too late for it: then there are more.
+    while done < KILLS or (FAULTS == "quick" and not in_save and number < 10):
         number += 1
-        assert number <= KILLS + 10, f"after {done} kills, {in_save} of them inside a save"
         workdir, newest = tmp_path / f"run-{number}", 0
-        per_run = max(2, min(KILLS - done, 10))  # Every second one is aimed at a save, which it may come too late for.
+        per_run = max(2, min(KILLS - done, 10))
         for kill in killing.random_kills(per_run, STEPS - 10, rng):
             trainer = start(workdir, f"--train_steps={STEPS}")
             if trainer.until_step(kill.step) and (not kill.in_save or trainer.until(trainer.saving)):
@@ -38,6 +37,7 @@ def test_kill_at_random_moments(
             in_save += trainer.saving()
             newest = assert_whole(workdir, at_least=newest)
         goes_on(workdir, STEPS)
+    assert in_save >= 0.3 * KILLS
     survived(f"kill -9 at a random moment ({in_save} of them inside a save)", done)
 
 
