@@ -1,0 +1,85 @@
+"""Operations that `graph` computes by others, with the same results, where TensorFlow's kernel of its own is slow.
+
+There is one, the gradient of max pooling: TensorFlow's kernel on a CPU looks for each maximum once more, value by value. The
+kernel of oneDNN doesn't, so the substitute is used where TensorFlow leaves oneDNN off (docs/decisions/006).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
+from tensorflow.python.util import _pywrap_util_port as port
+
+#: Values of a window, and of an example, up to which the substitute was measured to be faster.
+MOST_IN_A_WINDOW, MOST_IN_AN_EXAMPLE = 9, 1 << 15
+
+
+@contextlib.contextmanager
+def substituted() -> Iterator[None]:
+    """In the trace of a `tf.function`: slow operations that are added inside are computed by the substitutes."""
+    if port.IsMklEnabled() or tf.config.list_physical_devices("GPU"):
+        yield
+        return
+    op_callbacks.add_op_callback(_replace)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(_replace)
+
+
+def max_pool_gradient(x: tf.Tensor, dy: tf.Tensor, window: tuple[int, int]) -> tf.Tensor:
+    """The gradient of max pooling over windows that don't overlap: what comes to a maximum goes to its first place.
+
+    Equal to `tf.raw_ops.MaxPoolGrad` for all values of `x`, infinities and NaNs too; only zeros may keep a minus sign.
+
+    Args:
+      x: what was pooled, `[B, H, W, C]`. Rows and columns at its end that fill no window were left out.
+      dy: the gradient of the maxima, `[B, H // window[0], W // window[1], C]`.
+      window: the height and width of a window, and its strides.
+
+    Returns:
+      The gradient of `x`, `[B, H, W, C]`.
+    """
+    (_, height, width, channels), (high, wide) = x.shape, window
+    rows, columns = height // high, width // wide
+    whole = x[:, : rows * high, : columns * wide]
+    windows = tf.reshape(whole, [-1, high, columns, wide, channels])
+    first, *others = (windows[:, line, :, place] for line in range(high) for place in range(wide))
+    best, larger = first, []
+    for value in others:
+        larger.append(best < value)
+        best = _select(larger[-1], value, best)
+    rest = tf.reshape(dy, tf.shape(first))
+    zeros, parts = tf.zeros_like(rest), []
+    for here in reversed(larger):
+        parts.insert(0, _select(here, rest, zeros))
+        rest = _select(here, zeros, rest)
+    parts.insert(0, rest)
+    lines = [tf.stack(parts[line * wide : (line + 1) * wide], axis=2) for line in range(high)]
+    gradient = tf.reshape(tf.stack(lines, axis=1), [-1, rows * high, columns * wide, channels])
+    return tf.pad(gradient, [[0, 0], [0, height - rows * high], [0, width - columns * wide], [0, 0]])
+
+
+def _select(condition: tf.Tensor, then: tf.Tensor, otherwise: tf.Tensor) -> tf.Tensor:
+    """`tf.where` for tensors of one shape, which is faster than the kernel that broadcasts."""
+    return tf.raw_ops.Select(condition=condition, x=then, y=otherwise)
+
+
+def _replace(op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str | None = None, graph: Any = None) -> Any:
+    """TensorFlow calls this for each operation that a trace adds: what it gives is used in the place of the outputs."""
+    if op_type != "MaxPoolGrad":
+        return outputs
+    options, example = dict(zip(attrs[::2], attrs[1::2], strict=True)), inputs[0].shape[1:]
+    window, strides = (tuple(options[name].list.i) for name in ("ksize", "strides"))
+    first, high, wide, last = window
+    if window != strides or first != 1 or last != 1 or not example.is_fully_defined():
+        return outputs
+    if high * wide > MOST_IN_A_WINDOW or example.num_elements() > MOST_IN_AN_EXAMPLE:
+        return outputs
+    if options["padding"].s != b"VALID" and (example[0] % high or example[1] % wide):
+        return outputs
+    return [max_pool_gradient(inputs[0], inputs[2], (high, wide))]
