@@ -7,15 +7,17 @@ kernel of oneDNN doesn't, so the substitute is used where TensorFlow leaves oneD
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 from tensorflow.python.util import _pywrap_util_port as port
 
-#: Values of a window, and of an example, up to which the substitute was measured to be faster.
-MOST_IN_A_WINDOW, MOST_IN_AN_EXAMPLE = 9, 1 << 15
+#: Values of a window up to which the substitute was measured to be faster.
+MOST_IN_A_WINDOW = 9
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def substituted() -> Iterator[None]:
 def max_pool_gradient(x: tf.Tensor, dy: tf.Tensor, window: tuple[int, int]) -> tf.Tensor:
     """The gradient of max pooling over windows that don't overlap: what comes to a maximum goes to its first place.
 
-    Equal to `tf.raw_ops.MaxPoolGrad` for all values of `x`, infinities and NaNs too; only zeros may keep a minus sign.
+    Equal to the bit to `tf.raw_ops.MaxPoolGrad`, for infinities and NaNs, too.
 
     Args:
       x: what was pooled, `[B, H, W, C]`. Rows and columns at its end that fill no window were left out.
@@ -48,20 +50,19 @@ def max_pool_gradient(x: tf.Tensor, dy: tf.Tensor, window: tuple[int, int]) -> t
     rows, columns = height // high, width // wide
     whole = x[:, : rows * high, : columns * wide]
     windows = tf.reshape(whole, [-1, high, columns, wide, channels])
-    first, *others = (windows[:, line, :, place] for line in range(high) for place in range(wide))
-    best, larger = first, []
-    for value in others:
-        larger.append(best < value)
-        best = _select(larger[-1], value, best)
-    rest = tf.reshape(dy, tf.shape(first))
-    zeros, parts = tf.zeros_like(rest), []
-    for here in reversed(larger):
-        parts.insert(0, _select(here, rest, zeros))
-        rest = _select(here, zeros, rest)
-    parts.insert(0, rest)
-    lines = [tf.stack(parts[line * wide : (line + 1) * wide], axis=2) for line in range(high)]
-    gradient = tf.reshape(tf.stack(lines, axis=1), [-1, rows * high, columns * wide, channels])
-    return tf.pad(gradient, [[0, 0], [0, height - rows * high], [0, width - columns * wide], [0, 0]])
+    best = windows[:, 0, :, 0]
+    place = tf.zeros(tf.shape(best), tf.int32)  # of the best in a flat example, from the window's first
+    for line, column in itertools.islice(itertools.product(range(high), range(wide)), 1, None):
+        value = windows[:, line, :, column]
+        larger = best < value
+        best = _select(larger, value, best)
+        place = _select(larger, tf.fill(tf.shape(place), (line * width + column) * channels), place)
+    corners = np.arange(height * width * channels, dtype=np.int32).reshape(height, width, channels)
+    places = tf.reshape(place, tf.shape(dy)) + corners[: rows * high : high, : columns * wide : wide]
+    sizes = [1, high, wide, 1]
+    return tf.raw_ops.MaxPoolGradWithArgmax(
+        input=x, grad=dy, argmax=tf.cast(places, tf.int64), ksize=sizes, strides=sizes, padding="VALID"
+    )
 
 
 def _select(condition: tf.Tensor, then: tf.Tensor, otherwise: tf.Tensor) -> tf.Tensor:
@@ -78,7 +79,7 @@ def _replace(op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str |
     first, high, wide, last = window
     if window != strides or first != 1 or last != 1 or not example.is_fully_defined():
         return outputs
-    if high * wide > MOST_IN_A_WINDOW or example.num_elements() > MOST_IN_AN_EXAMPLE:
+    if high * wide > MOST_IN_A_WINDOW:
         return outputs
     if options["padding"].s != b"VALID" and (example[0] % high or example[1] % wide):
         return outputs

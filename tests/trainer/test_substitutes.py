@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +16,8 @@ from loopwright.trainer.substitutes import max_pool_gradient
 VALUES = np.array([-np.inf, -2.0, -0.0, 0.0, 1.0, 3.0, np.inf, np.nan], np.float32)
 
 
-def bits(array: Any) -> np.ndarray:
-    """The bits of an array, without the sign of zeros."""
-    array = np.asarray(array)
-    return (array + np.zeros_like(array)).view(f"u{array.dtype.itemsize}")
+def bits(tensor: tf.Tensor) -> np.ndarray:
+    return tensor.numpy().view(f"u{tensor.dtype.size}")
 
 
 @settings(deadline=None, max_examples=200)
@@ -81,7 +78,6 @@ POOLINGS = {
     "padding": ([7, 6, 4], 2, 2, "SAME", False),
     "overlapping": ([8, 6, 4], 3, 2, "VALID", False),
     "large windows": ([8, 8, 4], 4, 4, "VALID", False),
-    "large examples": ([64, 64, 16], 2, 2, "VALID", False),
 }
 
 
