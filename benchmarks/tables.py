@@ -31,7 +31,7 @@ GPU_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 #: The widest interval, half of it, of a quiet machine.
 QUIET = 0.1
 #: What the project set out to reach: model, batch size, precision, loop, against what, at least (at most for the floor and
-#: for memory, which is measured against that of `fit`).
+#: for memory). XLA's memory is held against that of `fit`, and of the `fit_tuned` that XLA compiles, too.
 AIMS = (
     ("cnn", 32, "float32", "graph", "fit", 1.15),
     ("cnn", 32, "float32", "graph", "fit_tuned", 1.1),
@@ -39,9 +39,10 @@ AIMS = (
     ("mlp", 32, "float32", "xla", "fit", 5.0),
     ("mlp", 32, "float32", "xla", "fit_tuned", 1.9),
     ("mlp", 32, "float32", "graph", "fit", 1.8),
-    ("cnn", 32, "float32", "graph", "memory", 1.05),
-    ("mlp", 32, "float32", "graph", "memory", 1.05),
-    ("mlp", 32, "float32", "xla", "memory", 1.05),
+    ("cnn", 32, "float32", "graph", "memory of fit", 1.05),
+    ("mlp", 32, "float32", "graph", "memory of fit", 1.05),
+    ("mlp", 32, "float32", "xla", "memory of fit", 1.05),
+    ("mlp", 32, "float32", "xla", "memory of fit_tuned", 1.05),
 )
 #: How many times as fast as its own float32 `graph` should be in bfloat16 with AMX, both with TensorFlow's own threads.
 BFLOAT16_AIMS = (("cnn", 32, 1.3), ("cnn", 256, 1.6))
@@ -151,13 +152,14 @@ def aims(result: Mapping[str, Any]) -> str:
     lines = []
     for model, batch_size, precision, loop, base, aim in AIMS:
         row = rows.get((model, batch_size, precision, loop))
-        other = rows.get((model, batch_size, precision, "fit" if base == "memory" else base))
+        held_against = base.removeprefix("memory of ")
+        other = rows.get((model, batch_size, precision, held_against))
         if row is None or other is None:
             continue
-        if base == "memory":
+        if base != held_against:
             measured = row["peak_memory_mb"] / other["peak_memory_mb"]
             text, reached = f"{measured:.2f}", measured <= aim
-            what = f"`{loop}` takes at most {aim}× the memory of `fit`"
+            what = f"`{loop}` takes at most {aim}× the memory of `{held_against}`"
         else:
             pair = (row, other) if base == "floor" else (other, row)
             laps = output.pair(*(one["laps_ms"] for one in pair))

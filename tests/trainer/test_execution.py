@@ -141,6 +141,29 @@ def test_xla_refuses_several_replicas() -> None:
     assert done.stdout == "2 xla runs on one replica only; use --execution=graph\n", done.stderr
 
 
+GIVEN_BACK = """
+import numpy as np
+from loopwright.trainer.execution import give_back_memory
+
+def resident():
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) // 1024
+
+blocks = [np.ones(12_000) for _ in range(1000)]  # of 96 kB, which glibc keeps in its heap
+last = blocks.pop()  # so that the heap's end stays in use
+blocks.clear()
+before = resident()
+give_back_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_freed_memory_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 60
+
+
 class Uncompilable(keras.layers.Layer):
     """Its output comes from Python, which XLA can't take in."""
 
