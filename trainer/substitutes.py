@@ -22,15 +22,29 @@ MOST_IN_A_WINDOW = 9
 
 @contextlib.contextmanager
 def substituted() -> Iterator[None]:
-    """In the trace of a `tf.function`: slow operations that are added inside are computed by the substitutes."""
+    """In the trace of a `tf.function`: slow operations that are added to it inside are computed by the substitutes.
+
+    Functions that the trace calls keep their own: one that XLA compiles can't take the substitutes.
+    """
     if port.IsMklEnabled() or tf.config.list_physical_devices("GPU"):
         yield
         return
-    op_callbacks.add_op_callback(_replace)
+    trace = tf.compat.v1.get_default_graph()
+
+    def replace(
+        op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str | None = None, graph: Any = None
+    ) -> Any:
+        """TensorFlow calls this for each new operation: what it gives is used in the place of the outputs."""
+        if op_type != "MaxPoolGrad" or graph is not trace:
+            return outputs
+        window = _window(inputs[0].shape, dict(zip(attrs[::2], attrs[1::2], strict=True)))
+        return outputs if window is None else [max_pool_gradient(inputs[0], inputs[2], window)]
+
+    op_callbacks.add_op_callback(replace)
     try:
         yield
     finally:
-        op_callbacks.remove_op_callback(_replace)
+        op_callbacks.remove_op_callback(replace)
 
 
 def max_pool_gradient(x: tf.Tensor, dy: tf.Tensor, window: tuple[int, int]) -> tf.Tensor:
@@ -70,17 +84,18 @@ def _select(condition: tf.Tensor, then: tf.Tensor, otherwise: tf.Tensor) -> tf.T
     return tf.raw_ops.Select(condition=condition, x=then, y=otherwise)
 
 
-def _replace(op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str | None = None, graph: Any = None) -> Any:
-    """TensorFlow calls this for each operation that a trace adds: what it gives is used in the place of the outputs."""
-    if op_type != "MaxPoolGrad":
-        return outputs
-    options, example = dict(zip(attrs[::2], attrs[1::2], strict=True)), inputs[0].shape[1:]
+def _window(shape: tf.TensorShape, options: dict[str, Any]) -> tuple[int, int] | None:
+    """The height and width of the windows of a pooling of images of a shape, if the substitute serves it."""
     window, strides = (tuple(options[name].list.i) for name in ("ksize", "strides"))
     first, high, wide, last = window
-    if window != strides or first != 1 or last != 1 or not example.is_fully_defined():
-        return outputs
-    if high * wide > MOST_IN_A_WINDOW:
-        return outputs
-    if options["padding"].s != b"VALID" and (example[0] % high or example[1] % wide):
-        return outputs
-    return [max_pool_gradient(inputs[0], inputs[2], (high, wide))]
+    if (
+        window != strides
+        or first != 1
+        or last != 1
+        or high * wide > MOST_IN_A_WINDOW
+        or not shape[1:].is_fully_defined()
+    ):
+        return None
+    if options["padding"].s != b"VALID" and (shape[1] % high or shape[2] % wide):
+        return None
+    return high, wide

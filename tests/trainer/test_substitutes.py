@@ -65,6 +65,18 @@ def kept(shape, window, strides, padding):
     [own] = [operation for operation in trace.graph.get_operations() if operation.type == "MaxPoolGrad"]
     return bool(own.outputs[0].consumers())
 
+@tf.function(jit_compile=True)
+def compiled(x):
+    return tf.nn.max_pool2d(x, 2, 2, "VALID")
+
+@tf.function
+def through_compiled(x):
+    with substituted(), tf.GradientTape() as tape:
+        tape.watch(x)
+        y = compiled(x)
+        return tape.gradient(y, x)
+
+assert float(tf.reduce_sum(through_compiled(tf.random.stateless_normal([2, 8, 6, 4], [1, 2])))) == 2 * 4 * 3 * 4
 print(json.dumps([kept(*case) for case in json.loads(sys.argv[1])]))
 assert not op_callbacks.should_invoke_op_callbacks()
 """
