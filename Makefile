@@ -36,11 +36,11 @@ test-slow: $(DEV)  ## Run the tests that are too slow for every day: whole matri
 
 faults: $(DEV)  ## Kill, starve and damage real runs, and print a table of what they survived.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
-	FAULTS=full $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
+	FAULTS=full $(BIN)/pytest tests/faults -n 2 -m '' $(PYTEST_ARGS)
 
 faults-long: $(DEV)  ## The same with 200 kills at random moments.
 	@command -v strace >/dev/null || apt-get install -y -q strace || echo 'strace is missing: the tests that need it say so'
-	FAULTS=long $(BIN)/pytest tests/faults -n 2 $(PYTEST_ARGS)
+	FAULTS=long $(BIN)/pytest tests/faults -n 2 -m '' $(PYTEST_ARGS)
 
 parity: $(DEV)  ## Certify that the loop and model.fit train alike, 200 steps of each model that makes it hard.
 	@for model in mlp cnn cnn_subclass resnet20; do $(BIN)/loopwright parity --model=$$model || exit 1; done

@@ -35,7 +35,8 @@ def refused(result: Any) -> str:
     return line
 
 
-@pytest.mark.parametrize("words", [FEED, pytest.param(SAMPLES, marks=pytest.mark.slow)], ids=["feed", "samples"])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [FEED, SAMPLES], ids=["feed", "samples"])
 def test_every_command_takes_a_users_data(loopwright: Any, own: pathlib.Path, words: list[str]) -> None:
     succeeded(loopwright("train", *words, "--model=mlp", "--workdir=a run"))
     files = succeeded(loopwright("export", "--workdir=a run", "--json")).json["files"]
@@ -52,9 +53,8 @@ def test_lines_to_copy_are_quoted(loopwright: Any, own: pathlib.Path) -> None:
     assert succeeded(loopwright(*lines["go on"][1:], "--json")).json["step"] == 8
 
 
-@pytest.mark.parametrize(
-    "model", ["scaled", *(pytest.param(name, marks=pytest.mark.slow) for name in ("listed", "subclassed"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["scaled", "listed", "subclassed"])
 def test_layers_of_a_user_are_exported_and_opened_when_trusted(loopwright: Any, own: pathlib.Path, model: str) -> None:
     succeeded(loopwright("train", *FEED, f"--model=own_models:{model}", "--workdir=run"))
     exported = succeeded(loopwright("export", "--workdir=run", "--formats=h5,keras", "--json")).json["files"]

@@ -60,7 +60,9 @@ def take_handles(trainer: Any) -> None:
     resource.prlimit(trainer.pid, resource.RLIMIT_NOFILE, (count, count))
 
 
-@pytest.mark.parametrize("limit", ["file size", "open files", "log size"])
+@pytest.mark.parametrize(
+    "limit", ["file size", *(pytest.param(limit, marks=pytest.mark.slow) for limit in ("open files", "log size"))]
+)
 def test_limit_of_the_process(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any, limit: str
 ) -> None:
@@ -80,6 +82,7 @@ def test_limit_of_the_process(
     survived(f"limit of {limit}")
 
 
+@pytest.mark.slow
 def test_no_handle_left_for_the_first_evaluation(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any
 ) -> None:
