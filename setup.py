@@ -9,7 +9,16 @@ PACKAGES = {
     "loopwright.data": "data",
     "loopwright.models": "models",
     "loopwright.trainer": "trainer",
+    "loopwright.trainer.base": "trainer/base",
+    "loopwright.trainer.core": "trainer/core",
+    "loopwright.trainer.checkpoint": "trainer/checkpoint",
+    "loopwright.trainer.export": "trainer/export",
+    "loopwright.trainer.observe": "trainer/observe",
+    "loopwright.trainer.hooks": "trainer/hooks",
+    "loopwright.trainer.compare": "trainer/compare",
     "loopwright.trainer.commands": "trainer/commands",
+    "loopwright.trainer.commands.train": "trainer/commands/train",
+    "loopwright.trainer.commands.benchmark": "trainer/commands/benchmark",
 }
 
 DEMO = ["mlxtend>=0.23"]

@@ -18,7 +18,7 @@ from typing import Any
 import turns
 
 from loopwright import data, trainer
-from loopwright.trainer.commands.benchmark_row import ConstantFeed
+from loopwright.trainer.commands.benchmark.one_row import ConstantFeed
 
 
 def main() -> None:

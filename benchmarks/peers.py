@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
-from loopwright.trainer import timing
-from loopwright.trainer.commands import benchmark
-from loopwright.trainer.commands.benchmark_row import Cell
+from loopwright.trainer.base.atomic import replace_file
+from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.commands.benchmark import command as benchmark
+from loopwright.trainer.commands.benchmark.one_row import Cell
 from loopwright.trainer.commands.machine import environment
-from loopwright.trainer.commit import replace_file
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.compare import bootstrap
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parent
 #: Peers in environments of their own: name, environment and script.
@@ -97,9 +97,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "peer": name,
             "version": versions[name],
             "ms_per_step": statistics.median(times),
-            "interval": timing.interval(times),
-            "ratio_to_ours": timing.ratio(times, laps[OURS]),
-            "ratio_to_ours_interval": timing.ratio_interval(times, laps[OURS]),
+            "interval": bootstrap.interval(times),
+            "ratio_to_ours": bootstrap.ratio(times, laps[OURS]),
+            "ratio_to_ours_interval": bootstrap.ratio_interval(times, laps[OURS]),
             "laps_ms": times,
         }
         for name, times in laps.items()

@@ -18,10 +18,10 @@ from typing import Any
 import variants
 
 from loopwright import flags
-from loopwright.trainer import timing
-from loopwright.trainer.commands.benchmark_row import Cell
+from loopwright.trainer.base.atomic import replace_file
+from loopwright.trainer.commands.benchmark.one_row import Cell
 from loopwright.trainer.commands.machine import environment
-from loopwright.trainer.commit import replace_file
+from loopwright.trainer.compare import bootstrap
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 #: Threads inside an op and ops at a time; 0: TensorFlow decides.
@@ -47,7 +47,7 @@ def measure(dataset: str, model: str, batch_size: int, steps: int, laps: int) ->
             "model": model,
             "batch_size": batch_size,
             "ms_per_step": statistics.median(times),
-            "interval": timing.interval(times),
+            "interval": bootstrap.interval(times),
             "laps_ms": times,
         }
         for key, times in variants.laps_in_turns(cells, steps, laps).items()

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from loopwright.trainer import timing
-from loopwright.trainer.commands import benchmark_output as output
+from loopwright.trainer.commands.benchmark import presentation
+from loopwright.trainer.compare import bootstrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -107,27 +107,27 @@ def matrix(result: Mapping[str, Any]) -> str:
     """A table for each cell."""
     parts = []
     header = ["loop", "ms a step", "examples/s", "× fit", "× fit_tuned", "first step", "peak memory"]
-    for rows in output.cells(result["rows"]).values():
+    for rows in presentation.cells(result["rows"]).values():
         first = next(iter(rows.values()))
         lines = []
         for row in rows.values():
             low, high = row["interval"]
             lines.append(
                 [
-                    output.loop_text(row),
-                    f"{output.number(row['ms_per_step'])} ({output.number(low)}–{output.number(high)})",
+                    presentation.loop_text(row),
+                    f"{presentation.number(row['ms_per_step'])} ({presentation.number(low)}–{presentation.number(high)})",
                     f"{row['examples_per_second']:,.0f}",
-                    output.ratio_text(row, "fit"),
-                    output.ratio_text(row, "fit_tuned"),
+                    presentation.ratio_text(row, "fit"),
+                    presentation.ratio_text(row, "fit_tuned"),
                     f"{row['time_to_first_step_s']:.1f} s",
                     f"{row['peak_memory_mb']:,.0f} MB",
                 ]
             )
-        parts.append(f"### {output.title_of(first)}\n\n{table(header, lines)}")
+        parts.append(f"### {presentation.title_of(first)}\n\n{table(header, lines)}")
         parts += [
             f"`{failure['loop']}`: {failure['reason']}"
             for failure in result["failed"]
-            if all(failure[name] == first[name] for name in output.KEYS)
+            if all(failure[name] == first[name] for name in presentation.KEYS)
         ]
     return "\n\n".join(parts)
 
@@ -135,13 +135,19 @@ def matrix(result: Mapping[str, Any]) -> str:
 def outcome(result: Mapping[str, Any]) -> str:
     """In which cells the fastest execution beats the best-tuned `fit`, in which it doesn't."""
     lines = []
-    for rows in output.cells(result["rows"]).values():
-        best = rows[output.fastest(list(rows.values()))]
+    for rows in presentation.cells(result["rows"]).values():
+        best = rows[presentation.fastest(list(rows.values()))]
         low, high = best["ratio_to_fit_tuned_interval"]
-        verdict = "tie" if timing.is_tie((low, high)) else "win" if low > 1 else "loss"
+        verdict = "tie" if bootstrap.is_tie((low, high)) else "win" if low > 1 else "loss"
         memory = best["peak_memory_mb"] / rows["fit"]["peak_memory_mb"]
         lines.append(
-            [output.title_of(best), best["loop"], output.ratio_text(best, "fit_tuned"), verdict, f"{memory:.2f}"]
+            [
+                presentation.title_of(best),
+                best["loop"],
+                presentation.ratio_text(best, "fit_tuned"),
+                verdict,
+                f"{memory:.2f}",
+            ]
         )
     return table(["job", "fastest", "× fit_tuned", "that is a", "memory ÷ fit"], lines)
 
@@ -162,8 +168,8 @@ def aims(result: Mapping[str, Any]) -> str:
             what = f"`{loop}` takes at most {aim}× the memory of `{held_against}`"
         else:
             pair = (row, other) if base == "floor" else (other, row)
-            laps = output.pair(*(one["laps_ms"] for one in pair))
-            measured, (low, high) = timing.ratio(*laps), timing.ratio_interval(*laps)
+            laps = presentation.pair(*(one["laps_ms"] for one in pair))
+            measured, (low, high) = bootstrap.ratio(*laps), bootstrap.ratio_interval(*laps)
             text = f"{measured:.2f} ({low:.2f}–{high:.2f})"
             at_most = f"`{loop}` takes at most {aim}× the floor"
             what = at_most if base == "floor" else f"`{loop}` is {aim}× as fast as `{base}`"
@@ -172,7 +178,7 @@ def aims(result: Mapping[str, Any]) -> str:
     for model, batch_size, aim in BFLOAT16_AIMS:
         laps = _by_threads(result, model, batch_size).get((0, 0))
         if laps is not None:
-            measured, (low, high) = timing.ratio(*laps.values()), timing.ratio_interval(*laps.values())
+            measured, (low, high) = bootstrap.ratio(*laps.values()), bootstrap.ratio_interval(*laps.values())
             what = f"{model}, batch {batch_size}: `graph` is {aim}× as fast in bfloat16 as in float32"
             lines.append([what, f"{measured:.2f} ({low:.2f}–{high:.2f})", "yes" if measured >= aim else "no"])
     return table(["aim", "measured", "reached"], lines)
@@ -187,10 +193,11 @@ def bfloat16(result: Mapping[str, Any]) -> str:
         for threads, laps in _by_threads(result, model, batch_size).items():
             texts = []
             for times in laps.values():
-                low, high = timing.interval(times)
-                texts.append(f"{output.number(statistics.median(times))} ({output.number(low)}–{output.number(high)})")
-            low, high = timing.ratio_interval(*laps.values())
-            ratio = f"{timing.ratio(*laps.values()):.2f} ({low:.2f}–{high:.2f})"
+                low, high = bootstrap.interval(times)
+                median, low, high = map(presentation.number, (statistics.median(times), low, high))
+                texts.append(f"{median} ({low}–{high})")
+            low, high = bootstrap.ratio_interval(*laps.values())
+            ratio = f"{bootstrap.ratio(*laps.values()):.2f} ({low:.2f}–{high:.2f})"
             lines.append([f"{model}, batch {batch_size}, {_threads_text(threads)}", *texts, ratio])
     return table(["job", "float32, ms a step", "bfloat16, ms a step", "float32 ÷ bfloat16"], lines)
 
@@ -220,8 +227,8 @@ def grid(result: Mapping[str, Any]) -> str:
     lines = []
     for cell in entries:
         found = {(entry["steps_per_execution"], entry["jit_compile"]): entry["ms_per_step"] for entry in cell["grid"]}
-        texts = ["–" if found.get(column) is None else output.number(found[column]) for column in columns]
-        lines.append([output.title_of(cell), *texts])
+        texts = ["–" if found.get(column) is None else presentation.number(found[column]) for column in columns]
+        lines.append([presentation.title_of(cell), *texts])
     return table(header, lines)
 
 
@@ -239,7 +246,7 @@ def peers(result: Mapping[str, Any]) -> str:
                 continue
             low, high = peer["interval"]
             least, most = peer["ratio_to_ours_interval"]
-            tie = " tie" if timing.is_tie((least, most)) else ""
+            tie = " tie" if bootstrap.is_tie((least, most)) else ""
             lines.append(
                 [
                     peer["peer"],
@@ -248,7 +255,7 @@ def peers(result: Mapping[str, Any]) -> str:
                     f"{peer['ratio_to_ours']:.2f} ({least:.2f}–{most:.2f}){tie}" if least != most else "1",
                 ]
             )
-        parts.append(f"{output.title_of(one)}:\n\n{table(header, lines)}")
+        parts.append(f"{presentation.title_of(one)}:\n\n{table(header, lines)}")
     return "\n\n".join(parts)
 
 
@@ -260,20 +267,20 @@ def alone(result: Mapping[str, Any]) -> str:
         row, script = (laps.get(name) for name in ("fit, the benchmark's row", "fit, called by fit_alone.py"))
         if row is None or script is None:
             continue
-        low, high = timing.ratio_interval(row, script)
-        lines.append([output.title_of(one), f"{timing.ratio(row, script):.3f} ({low:.3f}–{high:.3f})"])
+        low, high = bootstrap.ratio_interval(row, script)
+        lines.append([presentation.title_of(one), f"{bootstrap.ratio(row, script):.3f} ({low:.3f}–{high:.3f})"])
     return table(["job", "time of the row `fit` ÷ time of `fit_alone.py`"], lines)
 
 
 def headline(result: Mapping[str, Any]) -> str:
     """The ratio to the best-tuned `fit`, and the picture."""
-    cells = output.cells(result["rows"])
+    cells = presentation.cells(result["rows"])
     phrases = []
     for rows in cells.values():
         first = next(iter(rows.values()))
         if first["batch_size"] == 32 and first["precision"] == "float32":
-            best = rows[output.fastest(list(rows.values()))]
-            tie = ", a tie" if timing.is_tie(best["ratio_to_fit_tuned_interval"]) else ""
+            best = rows[presentation.fastest(list(rows.values()))]
+            tie = ", a tie" if bootstrap.is_tie(best["ratio_to_fit_tuned_interval"]) else ""
             phrases.append(f"{best['ratio_to_fit_tuned']:.2f}× on `{best['model']}` (`{best['loop']}`{tie})")
     facts = result["environment"]
     busy = ", on a machine that was not quiet" if widest(result) > QUIET else ""
@@ -292,7 +299,7 @@ def gpu(result: Mapping[str, Any]) -> str:
     lines = []
     for loop in ("graph", "xla"):
         rows = [found.get((precision, loop)) for precision in GPU_PRECISIONS]
-        texts = ["unmeasured" if row is None else output.ratio_text(row, "fit") for row in rows]
+        texts = ["unmeasured" if row is None else presentation.ratio_text(row, "fit") for row in rows]
         lines.append([f"`{loop}` against `fit`, {rows[0]['model']}" if rows[0] else f"`{loop}` against `fit`", *texts])
     for loop in ("graph", "xla"):
         texts = []
@@ -331,7 +338,7 @@ def main() -> int:
     if "--check" in sys.argv:
         print(*(f"{path}: not what benchmarks/results/ says" for path in stale), sep="\n", end="\n" if stale else "")
         return 1 if stale else 0
-    output.draw({**result, "curves": []}, PICTURE)
+    presentation.draw({**result, "curves": []}, PICTURE)
     print(*(f"wrote {path}" for path in [*stale, PICTURE.relative_to(ROOT)]), sep="\n")
     return 0
 

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 from loopwright import data, models, trainer
-from loopwright.trainer import timing
+from loopwright.trainer.compare import bootstrap
 
 
 def job(dataset: data.Dataset, model: str) -> tuple[trainer.TrainState, trainer.Step]:
@@ -43,5 +43,5 @@ def take_turns(blocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 def ratio(found: Mapping[str, list[float]], name: str, base: str) -> dict[str, Any]:
     """How many times as long as `base` a block took: the median over the rounds."""
     ratios = [one / other for one, other in zip(found[name], found[base], strict=True)]
-    low, high = timing.interval(ratios)
+    low, high = bootstrap.interval(ratios)
     return {"ratio": round(statistics.median(ratios), 4), "interval": [round(low, 4), round(high, 4)]}

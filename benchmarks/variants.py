@@ -16,9 +16,9 @@ from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
 from loopwright import flags
-from loopwright.trainer import timing
-from loopwright.trainer.commands import benchmark
-from loopwright.trainer.commands.benchmark_row import Cell
+from loopwright.trainer.commands.benchmark import command as benchmark
+from loopwright.trainer.commands.benchmark.one_row import Cell
+from loopwright.trainer.compare import bootstrap
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -63,11 +63,11 @@ def main() -> None:
         cells[number] = Cell(*groups)
     found = laps_in_turns(cells, arguments.steps, arguments.laps, arguments.row)
     for number, laps in found.items():
-        low, high = timing.interval(laps)
+        low, high = bootstrap.interval(laps)
         line = f"{variants[number]}: {statistics.median(laps):.3g} ({low:.3g}–{high:.3g}) ms a step"
         if number:
-            low, high = timing.ratio_interval(found[0], laps)
-            line += f", {timing.ratio(found[0], laps):.2f} ({low:.2f}–{high:.2f}) times as fast as the first"
+            low, high = bootstrap.ratio_interval(found[0], laps)
+            line += f", {bootstrap.ratio(found[0], laps):.2f} ({low:.2f}–{high:.2f}) times as fast as the first"
         print(line)
 
 

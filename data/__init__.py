@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loopwright.data.feed import Feed, RandomAccessFeed, array_feed
     from loopwright.data.loading import load
     from loopwright.data.sequential import SequentialFeed
-    from loopwright.data.stacks import StackedFeed
+    from loopwright.data.stacked_feed import StackedFeed
 
 _HOME = {
     "DATASETS": "loopwright.data.catalog",
@@ -27,7 +27,7 @@ _HOME = {
     "Feed": "loopwright.data.feed",
     "RandomAccessFeed": "loopwright.data.feed",
     "SequentialFeed": "loopwright.data.sequential",
-    "StackedFeed": "loopwright.data.stacks",
+    "StackedFeed": "loopwright.data.stacked_feed",
     "array_feed": "loopwright.data.feed",
     "load": "loopwright.data.loading",
     "prepared": "loopwright.data.catalog",

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loopwright.data import mixing
+from loopwright.data import stateless_random
 from loopwright.data.errors import DataError
 from loopwright.data.feed import scale
 
@@ -41,21 +41,21 @@ class Augment:
     seed: int = 0
 
     def __call__(self, x: Any, index: tf.Tensor, epoch: tf.Tensor) -> Any:
-        keys = mixing.sample_keys(self.seed, epoch, index)
+        keys = stateless_random.sample_keys(self.seed, epoch, index)
         run: list[tuple[int, Operation, int]] = []
         for number, step in enumerate(self.steps):
             if isinstance(step, tuple):
                 run.append((number, *step))
                 continue
             x, run = _move(x, keys, run), []
-            x = step(tf.nest.map_structure(scale, x), mixing.draw(keys, number))
+            x = step(tf.nest.map_structure(scale, x), stateless_random.draw(keys, number))
         return _move(x, keys, run)
 
 
 def flip(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
     """Left and right change places with a probability of a half."""
     columns = tf.range(width, dtype=tf.int64)
-    return None, tf.where(mixing.integers(bits, 2)[:, tf.newaxis] == 1, width - 1 - columns, columns)
+    return None, tf.where(stateless_random.integers(bits, 2)[:, tf.newaxis] == 1, width - 1 - columns, columns)
 
 
 def translate(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
@@ -75,7 +75,7 @@ def crop(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap
 
 def cutout(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
     """A square of `amount` pixels, centred anywhere in the image, becomes empty (DeVries and Taylor, arXiv:1708.04552)."""
-    top, left = mixing.two_integers(bits, height, width)
+    top, left = stateless_random.two_integers(bits, height, width)
     return _emptied(top, height, amount), _emptied(left, width, amount)
 
 
@@ -133,7 +133,7 @@ def _move_image(x: tf.Tensor, keys: tf.Tensor, run: list[tuple[int, Operation, i
     columns: AxisMap = None
     holes: list[tuple[tf.Tensor, tf.Tensor]] = []
     for number, operation, amount in run:
-        new_rows, new_columns = operation(mixing.draw(keys, number), height, width, amount)
+        new_rows, new_columns = operation(stateless_random.draw(keys, number), height, width, amount)
         if operation is cutout:  # empty where both axes are
             holes.append((new_rows < 0, new_columns < 0))
             continue
@@ -172,7 +172,7 @@ def _look_up(values: AxisMap, places: AxisMap, otherwise: Any) -> AxisMap:
 
 def _shifted(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Rows and columns, each shifted by -amount to amount."""
-    shifts = mixing.two_integers(bits, 2 * amount + 1, 2 * amount + 1)
+    shifts = stateless_random.two_integers(bits, 2 * amount + 1, 2 * amount + 1)
     rows, columns = (
         tf.range(-amount, size - amount, dtype=tf.int64) + shift[:, tf.newaxis]
         for size, shift in zip((height, width), shifts, strict=True)

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from loopwright.data import array_records, augment, bad
+from loopwright.data import array_records, augment, bad_samples
 from loopwright.data.decoding import Keys, nbytes
 from loopwright.data.errors import DataError
 from loopwright.data.feed import Augmentation, Epochs, Feed, RandomAccessFeed
@@ -25,7 +25,7 @@ from loopwright.data.image_folder import ImageFiles
 from loopwright.data.memory import MemorySource
 from loopwright.data.records import ARRAY_RECORD
 from loopwright.data.sequential import sequential_feed
-from loopwright.data.stored import RecordSplit, StoredSplit, decode_all, good_batches
+from loopwright.data.splits import RecordSplit, StoredSplit, decode_all, good_batches
 
 #: Called with what is being done, how much of it is done, and how much there is in all.
 Progress = Callable[[str, int, int], None]
@@ -183,7 +183,7 @@ class Dataset:
         if self.options.max_bad_records == 0:
             return {}
         if ("bad", split) not in self._cache:
-            found = bad.find_bad(
+            found = bad_samples.find_bad(
                 self._random_access(split) if self.kind(split) == "streaming" else self.split(split),
                 f"{self.name}, split {split!r}",
                 limit=self.options.max_bad_records,
@@ -225,13 +225,15 @@ class Dataset:
                 for s in range(max(step - _STEPS_READ_AHEAD, 0), step + _STEPS_READ_AHEAD)
             )
             places = [index for places in steps for index in places.numpy().ravel().tolist()]
-            found = bad.explain(source, f"{self.name}, split {self.train_split!r}", places)
+            found = bad_samples.explain(source, f"{self.name}, split {self.train_split!r}", places)
             if found:
                 return found
         try:
             for split in (self.train_split, self.eval_split):
                 if self.kind(split) == "sequential" or (split == self.eval_split and self.kind(split) == "streaming"):
-                    bad.find_bad(self.split(split), f"{self.name}, split {split!r}", limit=0, known=self.bad(split))
+                    bad_samples.find_bad(
+                        self.split(split), f"{self.name}, split {split!r}", limit=0, known=self.bad(split)
+                    )
         except DataError as error:
             return error
         return None
@@ -315,8 +317,8 @@ class Dataset:
         except tf.errors.OpError as error:
             name = f"{self.name}, split {split!r}"
             if places is None:
-                bad.find_bad(self.split(split), name, limit=0, known=self.bad(split))
-            found = bad.explain(self.split(split), name, places or ())
+                bad_samples.find_bad(self.split(split), name, limit=0, known=self.bad(split))
+            found = bad_samples.explain(self.split(split), name, places or ())
             raise (found or error) from error
 
     def _progress(self, what: str) -> Callable[[int, int], None] | None:

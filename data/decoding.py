@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from loopwright.data.errors import DataError
-from loopwright.data.stacks import plain
+from loopwright.data.stacked_feed import plain
 
 
 @dataclasses.dataclass(frozen=True)

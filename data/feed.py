@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from loopwright.data.stacks import StackedFeed, plain
+from loopwright.data.stacked_feed import StackedFeed, plain
 
 #: Tensors by name; those of `x` may be a dict again.
 Batch = dict[str, Any]

@@ -17,8 +17,8 @@ import tensorflow_datasets as tfds
 from loopwright.data.decoding import resize
 from loopwright.data.errors import DataError
 from loopwright.data.records import first_line
-from loopwright.data.stacks import plain
-from loopwright.data.stored import READ_AT_ONCE
+from loopwright.data.splits import READ_AT_ONCE
+from loopwright.data.stacked_feed import plain
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # those of tfds.folder_dataset.ImageFolder
 #: The first bytes of a PNG file; where it says which colors it has, and how it says gray, without and with transparency.

@@ -18,7 +18,7 @@ from loopwright.data.decoding import Decoder, Keys
 from loopwright.data.errors import DataError, first_line
 from loopwright.data.image_folder import ImageFolder
 from loopwright.data.records import ARRAY_RECORD, RecordFiles
-from loopwright.data.stored import RecordSplit, StoredSplit
+from loopwright.data.splits import RecordSplit, StoredSplit
 
 _USER_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _FOLDER = "folder:"
@@ -81,7 +81,7 @@ def load(
     if name.startswith(_FOLDER):
         return _load_folder(name, train_split, eval_split, image_size, options)
     if _USER_FUNCTION.fullmatch(name):
-        from loopwright.data.users import load_user_dataset
+        from loopwright.data.user_dataset import load_user_dataset
 
         return load_user_dataset(name, train_split, eval_split or "test", options)
     builder = find_builder(name, data_dir)

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 
 from loopwright.data.crc import masked_crc32c
 from loopwright.data.errors import DataError
-from loopwright.data.stacks import plain
+from loopwright.data.stacked_feed import plain
 
 TFRECORD = "tfrecord"
 ARRAY_RECORD = "array_record"

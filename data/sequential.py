@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from loopwright.data import mixing
+from loopwright.data import stateless_random
 from loopwright.data.feed import Augmentation, Batch, Epochs, make_batch
-from loopwright.data.stacks import StackedFeed, plain, stack_batches
-from loopwright.data.stored import READ_AT_ONCE, RecordSplit
+from loopwright.data.splits import READ_AT_ONCE, RecordSplit
+from loopwright.data.stacked_feed import StackedFeed, plain, stack_batches
 
 _FILES_AT_ONCE = 16
 _RECORDS_IN_A_ROW = 16
@@ -145,7 +145,7 @@ def sequential_feed(
             cycle_length=min(_FILES_AT_ONCE, len(files.files)) if epochs.shuffle else 1,
             block_length=_RECORDS_IN_A_ROW,
         )
-        return _shuffled(samples, mixing.epoch_key(seed, epoch), buffer_size) if epochs.shuffle else samples
+        return _shuffled(samples, stateless_random.epoch_key(seed, epoch), buffer_size) if epochs.shuffle else samples
 
     return SequentialFeed(order, split.decoder, epochs, augment)
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from loopwright import flags
-from loopwright.trainer.commands import benchmark, benchmark_row, parity
+from loopwright.trainer.commands import parity
+from loopwright.trainer.commands.benchmark import command as benchmark
+from loopwright.trainer.commands.benchmark import one_row
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +163,9 @@ def test_row_that_dies_is_told_of_and_the_others_are_kept(monkeypatch: pytest.Mo
 
 
 def test_search_of_fit_takes_whole_executions() -> None:
-    for k in benchmark_row.STEPS_PER_EXECUTION:
-        assert benchmark_row.search_steps(k) % k == 0
-        assert 25 <= benchmark_row.search_steps(k) <= 50
+    for k in one_row.STEPS_PER_EXECUTION:
+        assert one_row.search_steps(k) % k == 0
+        assert 25 <= one_row.search_steps(k) <= 50
 
 
 @pytest.mark.slow

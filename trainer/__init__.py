@@ -12,69 +12,72 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loopwright.trainer.checkpoint import Checkpoint
-    from loopwright.trainer.choice import choose
-    from loopwright.trainer.control import early_stop, reduce_on_plateau
-    from loopwright.trainer.errors import TrainingError
-    from loopwright.trainer.evaluation import Evaluate, evaluate, evaluator, predictor
-    from loopwright.trainer.execution import eager, graph, xla
-    from loopwright.trainer.export import export_h5, export_weights
-    from loopwright.trainer.from_keras import keras_callback, objective_from_keras, step_from_keras
-    from loopwright.trainer.h5 import load_h5, repair_h5, restore_h5
-    from loopwright.trainer.loop import Hook, StopTraining, at_end, every, train
-    from loopwright.trainer.objective import Outputs, classification, regression
-    from loopwright.trainer.optimizers import averaged_weights, make_optimizer, make_schedule
-    from loopwright.trainer.parity import Certificate, certify
-    from loopwright.trainer.precision import AbortOnSkips
-    from loopwright.trainer.records import JsonLines, Log
-    from loopwright.trainer.retrace import watched
-    from loopwright.trainer.state import TrainState
-    from loopwright.trainer.step import gradient_step
-    from loopwright.trainer.tensorboard import TensorBoard
-    from loopwright.trainer.twin import functional_twin
+    from loopwright.trainer.base.errors import TrainingError
+    from loopwright.trainer.base.retrace import watched
+    from loopwright.trainer.checkpoint.checkpoint import Checkpoint
+    from loopwright.trainer.compare.choose_execution import choose
+    from loopwright.trainer.compare.from_keras import keras_callback, objective_from_keras, step_from_keras
+    from loopwright.trainer.compare.parity import Certificate, certify
+    from loopwright.trainer.core.evaluation import evaluate, evaluator
+    from loopwright.trainer.core.execution import eager, graph, xla
+    from loopwright.trainer.core.loop import Hook, StopTraining, at_end, every, train
+    from loopwright.trainer.core.objective import Outputs, classification, regression
+    from loopwright.trainer.core.optimizers import averaged_weights, make_optimizer, make_schedule
+    from loopwright.trainer.core.state import TrainState
+    from loopwright.trainer.core.step import gradient_step
+    from loopwright.trainer.export.functional import functional_twin
+    from loopwright.trainer.export.h5_reader import load_h5, repair_h5, restore_h5
+    from loopwright.trainer.export.h5_writer import export_h5, export_weights
+    from loopwright.trainer.hooks.evaluate import Evaluate
+    from loopwright.trainer.hooks.guards import AbortOnSkips
+    from loopwright.trainer.hooks.log import Log
+    from loopwright.trainer.hooks.plateau import early_stop, reduce_on_plateau
+    from loopwright.trainer.observe.predictions import predictor
+    from loopwright.trainer.observe.records import JsonLines
+    from loopwright.trainer.observe.tensorboard import TensorBoard
 
 _HOME = {
-    "AbortOnSkips": "precision",
-    "Certificate": "parity",
-    "Checkpoint": "checkpoint",
-    "Evaluate": "evaluation",
-    "Hook": "loop",
-    "JsonLines": "records",
-    "Log": "records",
-    "Outputs": "objective",
-    "StopTraining": "loop",
-    "TensorBoard": "tensorboard",
-    "TrainState": "state",
-    "TrainingError": "errors",
-    "at_end": "loop",
-    "averaged_weights": "optimizers",
-    "certify": "parity",
-    "choose": "choice",
-    "classification": "objective",
-    "eager": "execution",
-    "early_stop": "control",
-    "evaluate": "evaluation",
-    "evaluator": "evaluation",
-    "every": "loop",
-    "export_h5": "export",
-    "export_weights": "export",
-    "functional_twin": "twin",
-    "gradient_step": "step",
-    "graph": "execution",
-    "keras_callback": "from_keras",
-    "load_h5": "h5",
-    "make_optimizer": "optimizers",
-    "make_schedule": "optimizers",
-    "objective_from_keras": "from_keras",
-    "predictor": "evaluation",
-    "reduce_on_plateau": "control",
-    "repair_h5": "h5",
-    "restore_h5": "h5",
-    "regression": "objective",
-    "step_from_keras": "from_keras",
-    "train": "loop",
-    "watched": "retrace",
-    "xla": "execution",
+    "AbortOnSkips": "hooks.guards",
+    "Certificate": "compare.parity",
+    "Checkpoint": "checkpoint.checkpoint",
+    "Evaluate": "hooks.evaluate",
+    "Hook": "core.loop",
+    "JsonLines": "observe.records",
+    "Log": "hooks.log",
+    "Outputs": "core.objective",
+    "StopTraining": "core.loop",
+    "TensorBoard": "observe.tensorboard",
+    "TrainState": "core.state",
+    "TrainingError": "base.errors",
+    "at_end": "core.loop",
+    "averaged_weights": "core.optimizers",
+    "certify": "compare.parity",
+    "choose": "compare.choose_execution",
+    "classification": "core.objective",
+    "eager": "core.execution",
+    "early_stop": "hooks.plateau",
+    "evaluate": "core.evaluation",
+    "evaluator": "core.evaluation",
+    "every": "core.loop",
+    "export_h5": "export.h5_writer",
+    "export_weights": "export.h5_writer",
+    "functional_twin": "export.functional",
+    "gradient_step": "core.step",
+    "graph": "core.execution",
+    "keras_callback": "compare.from_keras",
+    "load_h5": "export.h5_reader",
+    "make_optimizer": "core.optimizers",
+    "make_schedule": "core.optimizers",
+    "objective_from_keras": "compare.from_keras",
+    "predictor": "observe.predictions",
+    "reduce_on_plateau": "hooks.plateau",
+    "repair_h5": "export.h5_reader",
+    "restore_h5": "export.h5_reader",
+    "regression": "core.objective",
+    "step_from_keras": "compare.from_keras",
+    "train": "core.loop",
+    "watched": "base.retrace",
+    "xla": "core.execution",
 }
 
 __all__ = [

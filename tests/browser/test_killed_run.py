@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from loopwright.trainer.event_files import event_files, read_events
+from loopwright.trainer.observe.event_files import event_files, read_events
 
 NOT_METRICS = {"step", "epoch", "split", "wall_time"}
 

@@ -65,7 +65,7 @@ def make(record_files: Any, features: Any, images: np.ndarray, labels: np.ndarra
     from loopwright.data.memory import MemorySource
     from loopwright.data.records import RecordFile, RecordFiles
     from loopwright.data.sequential import sequential_feed
-    from loopwright.data.stored import RecordSplit
+    from loopwright.data.splits import RecordSplit
 
     decoder = Decoder(features, Keys(("image",), "label"))
     copies = copy_to_array_record(record_files)

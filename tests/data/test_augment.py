@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from loopwright.data import augment, mixing
+from loopwright.data import augment, stateless_random
 from loopwright.data.errors import DataError
 
 SAMPLES = 61  # as many as the fixtures hold
@@ -97,7 +97,7 @@ def test_composed_operations_equal_one_after_the_other(pictures: np.ndarray) -> 
     """Maps composed and moved once give what moving the pixels at every operation gives."""
     names = "flip,cutout:3,translate:2,crop:3,cutout:2"
     steps = augment.parse(names, seed=9).steps  # type: ignore[union-attr]
-    keys = mixing.sample_keys(9, epochs(2), PLACES)
+    keys = stateless_random.sample_keys(9, epochs(2), PLACES)
     x = tf.constant(pictures)
     for number, (operation, amount) in enumerate(steps):  # type: ignore[misc]
         x = augment._move(x, keys, [(number, operation, amount)])
@@ -114,7 +114,7 @@ def test_floats_and_several_inputs_move_together(pictures: np.ndarray) -> None:
 
 def test_users_function_gets_scaled_inputs_and_keys(monkeypatch: pytest.MonkeyPatch, pictures: np.ndarray) -> None:
     def noise(x: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        return x + mixing.uniform(mixing.draw(keys, 0))[:, None, None, None]
+        return x + stateless_random.uniform(stateless_random.draw(keys, 0))[:, None, None, None]
 
     monkeypatch.setitem(sys.modules, "my_changes", types.SimpleNamespace(noise=noise))
     result = changed("my_changes:noise", pictures)
@@ -151,20 +151,20 @@ def test_mixing_is_splitmix64() -> None:
     """The first outputs of SplitMix64 with seed 0, as its authors' reference prints them."""
     golden = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     zero = tf.zeros([1], tf.uint64)
-    assert [int(mixing.draw(zero, number)[0]) for number in range(3)] == golden
-    assert mixing.seed_key(0) == golden[0]
+    assert [int(stateless_random.draw(zero, number)[0]) for number in range(3)] == golden
+    assert stateless_random.seed_key(0) == golden[0]
 
 
 def test_draws_are_even() -> None:
-    keys = mixing.sample_keys(1, tf.zeros([8000], tf.int64), tf.range(8000, dtype=tf.int64))
-    first, second = mixing.two_integers(keys, 5, 4)
+    keys = stateless_random.sample_keys(1, tf.zeros([8000], tf.int64), tf.range(8000, dtype=tf.int64))
+    first, second = stateless_random.two_integers(keys, 5, 4)
     counts = np.histogram2d(first.numpy(), second.numpy(), bins=(5, 4))[0]
     assert counts.sum() == 8000
     assert np.abs(counts - 400).max() < 100
-    assert 0.48 < float(tf.reduce_mean(mixing.uniform(keys))) < 0.52
+    assert 0.48 < float(tf.reduce_mean(stateless_random.uniform(keys))) < 0.52
 
 
 def test_keys_are_golden() -> None:
     """A sample's bits must not change with a version: a resumed run would see other pictures."""
-    key = mixing.sample_keys(7, tf.constant([3], tf.int64), tf.constant([11], tf.int64))
+    key = stateless_random.sample_keys(7, tf.constant([3], tf.int64), tf.constant([11], tf.int64))
     assert int(key[0]) == 11915292257624816292

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from loopwright.data import bad
+from loopwright.data import bad_samples
 from loopwright.data.array_records import copy_to_array_record
 from loopwright.data.crc import masked_crc32c
 from loopwright.data.decoding import Decoder, Keys
@@ -19,7 +19,7 @@ from loopwright.data.errors import DataError
 from loopwright.data.feed import Epochs
 from loopwright.data.records import RecordFiles
 from loopwright.data.sequential import sequential_feed
-from loopwright.data.stored import RecordSplit, decode_all
+from loopwright.data.splits import RecordSplit, decode_all
 
 DAMAGED = 12  # the sample: record 2 of the third file
 
@@ -66,9 +66,9 @@ def test_damaged_record_is_named(files: RecordFiles, split: Callable[[], RecordS
     path = files.files[2].path
     flip_byte(path, offset_of(path, 2) + 30)
     with pytest.raises(DataError, match=rf"sample {DAMAGED} is bad: record 2 of {path}: damaged") as caught:
-        bad.find_bad(split(), "tiny", limit=0)
+        bad_samples.find_bad(split(), "tiny", limit=0)
     assert "--max_bad_records" in str(caught.value)
-    found = bad.find_bad(split(), "tiny", limit=1)
+    found = bad_samples.find_bad(split(), "tiny", limit=1)
     assert set(found) == {DAMAGED}
 
 
@@ -77,7 +77,7 @@ def test_damaged_records_are_left_out_of_memory_and_of_copies(
 ) -> None:
     for record in (2, 5):
         flip_byte(files.files[2].path, offset_of(files.files[2].path, record) + 30)
-    found = bad.find_bad(split(), "tiny", limit=2)
+    found = bad_samples.find_bad(split(), "tiny", limit=2)
     assert set(found) == {12, 15}
     good = np.setdiff1d(np.arange(len(images)), [12, 15])
     np.testing.assert_array_equal(decode_all(split(), bad=found)["x"][good], images[good])
@@ -91,8 +91,8 @@ def test_file_that_is_cut_off_is_named(files: RecordFiles, split: Callable[[], R
     path = pathlib.Path(files.files[3].path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match=rf"sample 60 is bad: record 23 of {path}: cut off"):
-        bad.find_bad(split(), "tiny", limit=0)
-    assert set(bad.find_bad(split(), "tiny", limit=3)) == {60}
+        bad_samples.find_bad(split(), "tiny", limit=0)
+    assert set(bad_samples.find_bad(split(), "tiny", limit=3)) == {60}
 
 
 @pytest.mark.parametrize("at_a_record", [True, False])
@@ -101,10 +101,10 @@ def test_file_that_ends_early_is_named(files: RecordFiles, split: Callable[[], R
     data = pathlib.Path(path).read_bytes()
     pathlib.Path(path).write_bytes(data[: offset_of(path, 20) + (0 if at_a_record else 5)])
     with pytest.raises(DataError, match=rf"sample 57 is bad: record 20 of {path}: cut off"):
-        bad.find_bad(split(), "tiny", limit=0)
-    assert set(bad.find_bad(split(), "tiny", limit=4)) == {57, 58, 59, 60}
+        bad_samples.find_bad(split(), "tiny", limit=0)
+    assert set(bad_samples.find_bad(split(), "tiny", limit=4)) == {57, 58, 59, 60}
     with pytest.raises(DataError, match="sample 60"):
-        bad.find_bad(split(), "tiny", limit=3)
+        bad_samples.find_bad(split(), "tiny", limit=3)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -153,11 +153,11 @@ def test_picture_that_does_not_decode_is_named(
     }
     content = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
     rewrite(files.files[2].path, 2, content)
-    assert set(bad.find_bad(split(), "tiny", limit=5)) == {DAMAGED}
-    assert "record 2 of" in (bad.why_bad(split(), DAMAGED) or "")
-    assert bad.why_bad(split(), DAMAGED + 1) is None
-    assert bad.explain(split(), "tiny", range(DAMAGED)) is None
-    assert f"sample {DAMAGED} is bad" in str(bad.explain(split(), "tiny", range(DAMAGED + 1)))
+    assert set(bad_samples.find_bad(split(), "tiny", limit=5)) == {DAMAGED}
+    assert "record 2 of" in (bad_samples.why_bad(split(), DAMAGED) or "")
+    assert bad_samples.why_bad(split(), DAMAGED + 1) is None
+    assert bad_samples.explain(split(), "tiny", range(DAMAGED)) is None
+    assert f"sample {DAMAGED} is bad" in str(bad_samples.explain(split(), "tiny", range(DAMAGED + 1)))
 
 
 def test_label_out_of_range_is_named(files: RecordFiles, split: Callable[[], RecordSplit], features: Any) -> None:
@@ -165,7 +165,7 @@ def test_label_out_of_range_is_named(files: RecordFiles, split: Callable[[], Rec
     example = tf.train.Example.FromString(records[2])
     example.features.feature["label"].int64_list.value[0] = 7
     rewrite(files.files[2].path, 2, example.SerializeToString())
-    reason = bad.find_bad(split(), "tiny", limit=1)[DAMAGED]
+    reason = bad_samples.find_bad(split(), "tiny", limit=1)[DAMAGED]
     assert reason.endswith("the label 'label' is outside the 3 classes (0 to 2): 7")
 
 
@@ -192,7 +192,7 @@ def test_damaged_array_record_is_named(files: RecordFiles, split: Callable[[], R
     flip_byte(path, len(written) * 2 // 3)
     damaged = RecordSplit(RecordFiles(copies.files, copies.file_format), split().decoder)
     with pytest.raises(DataError, match=rf"record \d+ of {path}: damaged"):
-        bad.find_bad(damaged, "tiny", limit=0)
+        bad_samples.find_bad(damaged, "tiny", limit=0)
 
 
 def test_checksum_is_that_of_tfrecord(record_files: RecordFiles) -> None:

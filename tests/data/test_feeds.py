@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loopwright.data.stacks import StackedFeed, stack_batches
+from loopwright.data.stacked_feed import StackedFeed, stack_batches
 
 SAMPLES = 61  # as many as the fixtures hold
 KINDS = ("memory", "streaming", "sequential")

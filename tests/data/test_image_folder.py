@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from loopwright import data
-from loopwright.data import bad
+from loopwright.data import bad_samples
 from loopwright.data.errors import DataError
 from loopwright.data.image_folder import ImageFolder
 
@@ -79,6 +79,6 @@ def test_reason_of_a_picture_that_does_not_decode_is_tensorflows(tmp_path: pathl
         write(place)
     split = ImageFolder(tmp_path).open_split("train")
     pathlib.Path(split.paths[1]).write_bytes(b"no picture")
-    reason = bad.why_bad(split, 1)
+    reason = bad_samples.why_bad(split, 1)
     assert reason is not None
     assert reason.startswith(f"{split.paths[1]}: Unknown image file format")

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loopwright import flags
-from loopwright.trainer.commands import benchmark, benchmark_output, benchmark_row
+from loopwright.trainer.commands.benchmark import command as benchmark
+from loopwright.trainer.commands.benchmark import one_row, presentation
 
 KEYS = {
     *("loop", "dataset", "model", "batch_size", "precision", "ms_per_step", "interval", "examples_per_second"),
@@ -67,13 +68,13 @@ def test_row_answers_its_commands(
     mnist_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
     commands = iter(("10", "4", "end"))
-    monkeypatch.setattr(benchmark_row, "_next_command", lambda: next(commands))
+    monkeypatch.setattr(one_row, "_next_command", lambda: next(commands))
     steps: list[int] = []
-    run_exactly = benchmark_row._run_exactly
-    monkeypatch.setattr(benchmark_row, "_run_exactly", lambda run, n: (steps.append(n), run_exactly(run, n)))
+    run_exactly = one_row._run_exactly
+    monkeypatch.setattr(one_row, "_run_exactly", lambda run, n: (steps.append(n), run_exactly(run, n)))
     answers: list[Any] = []
-    row = benchmark_row.Row(small_cell(mnist_dir), time.monotonic(), answers.append)
-    benchmark_row.measure_loop(row, loop)
+    row = one_row.Row(small_cell(mnist_dir), time.monotonic(), answers.append)
+    one_row.measure_loop(row, loop)
     ready, *laps = answers
     assert 0 < ready["time_to_first_step_s"] < 600
     assert [set(lap) for lap in laps] == [{"seconds"}] * 2
@@ -81,14 +82,14 @@ def test_row_answers_its_commands(
 
 
 def test_floor_repeats_the_first_batch_of_the_feed(mnist_dir: pathlib.Path) -> None:
-    row = benchmark_row.Row(small_cell(mnist_dir), 0.0, print)
+    row = one_row.Row(small_cell(mnist_dir), 0.0, print)
     (first,) = row.feed().take(1)
-    for batch in benchmark_row.ConstantFeed(row.feed)(start_step=7).take(3):
+    for batch in one_row.ConstantFeed(row.feed)(start_step=7).take(3):
         assert all(np.array_equal(batch[name], first[name]) for name in first)
 
 
-def small_cell(mnist_dir: pathlib.Path) -> benchmark_row.Cell:
-    return benchmark_row.Cell(
+def small_cell(mnist_dir: pathlib.Path) -> one_row.Cell:
+    return one_row.Cell(
         flags.Data(data_dir=str(mnist_dir), batch_size=64),
         flags.Model(model="mlp"),
         flags.Optimization(),
@@ -102,9 +103,9 @@ def test_curves_of_fit_and_of_the_loop_are_one_over_steps_and_drawn(
 ) -> None:
     cell = small_cell(mnist_dir)
     answers: list[Any] = []
-    row = benchmark_row.Row(cell, 0.0, answers.append)
+    row = one_row.Row(cell, 0.0, answers.append)
     for loop in ("fit", "graph"):
-        benchmark_row.curve(row, loop, {})
+        one_row.curve(row, loop, {})
     fit, ours = [answer["points"] for answer in answers]
     assert [point["step"] for point in fit] == [point["step"] for point in ours] == list(range(2, 51, 2))
     for one, other in zip(fit, ours, strict=True):
@@ -112,14 +113,14 @@ def test_curves_of_fit_and_of_the_loop_are_one_over_steps_and_drawn(
         assert one["accuracy"] == pytest.approx(other["accuracy"], abs=1e-6)
     assert fit[-1]["loss"] < fit[0]["loss"]
     assert sorted(point["seconds"] for point in ours) == [point["seconds"] for point in ours]
-    key = benchmark_output.key_of(cell)
+    key = presentation.key_of(cell)
     curves = [{**key, "loop": loop, "points": points} for loop, points in (("fit", fit), ("graph", ours))]
     result = {"rows": cell_rows(**{loop: [1.0, 1.1] for loop in benchmark.ROWS}), "curves": curves}
-    benchmark_output.draw(result, tmp_path / "curves.png")
-    benchmark_output.draw({**result, "curves": []}, tmp_path / "bars.png")
+    presentation.draw(result, tmp_path / "curves.png")
+    presentation.draw({**result, "curves": []}, tmp_path / "bars.png")
     assert (tmp_path / "curves.png").stat().st_size > (tmp_path / "bars.png").stat().st_size
     for _ in range(2):  # the second replaces the first
-        benchmark_output.write_tensorboard(result, tmp_path / "tensorboard")
+        presentation.write_tensorboard(result, tmp_path / "tensorboard")
     events, losses = scalars(tmp_path / "tensorboard" / "mlp-64-float32" / "graph", "loss")
     assert losses == pytest.approx([point["loss"] for point in ours])
     assert [event.step for event in events] == list(range(2, 51, 2))
@@ -134,7 +135,7 @@ def scalars(run: pathlib.Path, tag: str) -> tuple[list[Any], list[float]]:
 def cell_rows(**laps: list[float]) -> list[dict[str, Any]]:
     key = {"dataset": "d", "model": "m", "batch_size": 32, "precision": "float32"}
     facts = {loop: {"time_to_first_step_s": 1.0, "peak_memory_mb": 500.0} for loop in laps}
-    return benchmark_output.make_rows(key, laps, facts)
+    return presentation.make_rows(key, laps, facts)
 
 
 def test_tables_call_a_tie_a_tie_and_name_the_fastest_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,21 +145,21 @@ def test_tables_call_a_tie_a_tie_and_name_the_fastest_flags(capsys: pytest.Captu
     failure = {"dataset": "d", "model": "m", "batch_size": 32, "precision": "float32", "loop": "auto", "reason": "why"}
     environment = {"intra_op_threads": 1, "inter_op_threads": 0, "onednn": "off"}
     method = {"flags": ["--optimizer=sgd", "--augment=flip,mine:f g"]}
-    benchmark_output.print_tables({"rows": rows, "failed": [failure], "environment": environment, "method": method})
+    presentation.print_tables({"rows": rows, "failed": [failure], "environment": environment, "method": method})
     out = capsys.readouterr().out
     assert "auto failed: why" in out
     assert "fastest (a tie with xla): loopwright train --dataset=d --model=m --batch_size=32" in out
     assert "--execution=graph --intra_op_threads=1 --onednn=off --optimizer=sgd '--augment=flip,mine:f g'\n" in out
     by_loop = {row["loop"]: row for row in rows}
-    assert benchmark_output.ratio_text(by_loop["graph"], "fit_tuned").endswith(" tie")
-    assert not benchmark_output.ratio_text(by_loop["graph"], "fit").endswith(" tie")
-    assert benchmark_output.ratio_text(by_loop["fit"], "fit") == "1"
+    assert presentation.ratio_text(by_loop["graph"], "fit_tuned").endswith(" tie")
+    assert not presentation.ratio_text(by_loop["graph"], "fit").endswith(" tie")
+    assert presentation.ratio_text(by_loop["fit"], "fit") == "1"
 
 
 def test_one_lap_says_nothing_of_its_spread(capsys: pytest.CaptureFixture[str]) -> None:
     rows = cell_rows(fit=[4.0], fit_tuned=[3.0], graph=[2.0], xla=[2.5])
     environment = {"intra_op_threads": 0, "inter_op_threads": 0, "onednn": "off"}
-    benchmark_output.print_tables({"rows": rows, "failed": [], "environment": environment, "method": {"flags": []}})
+    presentation.print_tables({"rows": rows, "failed": [], "environment": environment, "method": {"flags": []}})
     table, _ = capsys.readouterr().out.split("±: half")
     assert "±" not in table
     assert "fastest (by one lap alone): loopwright train" in table

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from loopwright.trainer.commands import benchmark
+from loopwright.trainer.commands.benchmark import command as benchmark
 
 #: What makes a command small and keeps it off the network; of two flags of one name the last one counts.
 SMALL: dict[str, tuple[str, ...]] = {
@@ -50,7 +50,7 @@ def test_every_command_of_the_docs_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(benchmark, "ROWS", (*benchmark.FITS, "graph"))
-    monkeypatch.setattr("loopwright.trainer.commands.benchmark_row.STEPS_PER_EXECUTION", (1,))
+    monkeypatch.setattr("loopwright.trainer.commands.benchmark.one_row.STEPS_PER_EXECUTION", (1,))
     (tmp_path / "more_digits").mkdir()
     for path in ("digit.png", "more_digits/one.png"):
         keras.utils.save_img(tmp_path / path, np.zeros((28, 28, 1)), scale=False)

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from loopwright import data, trainer
-from loopwright.trainer import formats, inference
+from loopwright.trainer.export import formats, open_export
 
 FILES = ["model.h5", "model.keras", "saved_model", "model.tflite"]
 
@@ -103,13 +103,13 @@ def test_preprocessing_goes_into_the_formats_for_serving(
     plain = keras.models.load_model(exported / "exports" / "model.h5")
     expected = np.asarray(plain(images * np.float32(1 / 255)))
     for name in ("saved_model", "model.tflite"):
-        outputs = inference.open_export(tmp_path / "served" / name, trust=True).call(images)
+        outputs = open_export.open_export(tmp_path / "served" / name, trust=True).call(images)
         assert np.abs(outputs - expected).max() <= 1e-5
 
 
 KILLED = """
 import os, signal, sys
-from loopwright.trainer import formats
+from loopwright.trainer.export import formats
 from loopwright.trainer.__main__ import main
 formats._compare = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)  # every file is written, none is in place
 main(sys.argv[1:])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loopwright.trainer.commands import jobs
+from loopwright.trainer.commands.train import build
 
 
 def test_certificate_is_written_and_printed(loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -48,7 +48,7 @@ def test_every_execution_is_held_against_its_like(
 
 
 def test_broken_loop_exits_1(loopwright: Any, mnist_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = jobs.make_execution
+    make = build.make_execution
 
     def broken(name: str, steps_per_call: int) -> Any:
         def bind(state: Any, step: Any, feed: Any) -> Any:
@@ -56,7 +56,7 @@ def test_broken_loop_exits_1(loopwright: Any, mnist_dir: pathlib.Path, monkeypat
 
         return bind
 
-    monkeypatch.setattr(jobs, "make_execution", broken)
+    monkeypatch.setattr(build, "make_execution", broken)
     words = ["--model=mlp", "--train_steps=5", f"--data_dir={mnist_dir}", "--output=proof"]
     result = loopwright("parity", *words)
     assert result.code == 1
@@ -104,7 +104,7 @@ def test_models_that_make_it_hard_are_certified(loopwright: Any, mnist_dir: path
 def test_broken_xla_loop_is_outside_its_bound(
     loopwright: Any, mnist_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = jobs.make_execution
+    make = build.make_execution
 
     def broken(name: str, steps_per_call: int) -> Any:
         def bind(state: Any, step: Any, feed: Any) -> Any:
@@ -113,7 +113,7 @@ def test_broken_xla_loop_is_outside_its_bound(
 
         return bind
 
-    monkeypatch.setattr(jobs, "make_execution", broken)
+    monkeypatch.setattr(build, "make_execution", broken)
     words = ["--model=mlp", "--train_steps=5", "--execution=xla", f"--data_dir={mnist_dir}"]
     result = loopwright("parity", *words, "--json")
     assert (result.code, result.json["holds"], result.json["first_difference"]["step"]) == (1, False, 1)

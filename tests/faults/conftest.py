@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from loopwright.trainer import commit, killing
+from loopwright.trainer.base import atomic
+from loopwright.trainer.compare import kill_and_compare
 
 HERE = pathlib.Path(__file__).resolve().parent
 #: Steps of the runs that are interrupted once.
@@ -54,7 +55,7 @@ class Trainer:
         return False
 
     def until_step(self, step: int) -> bool:
-        return self.until(lambda: killing.last_step(self.workdir) >= step)
+        return self.until(lambda: kill_and_compare.last_step(self.workdir) >= step)
 
     def said(self) -> str:
         return self.err.read_text() if self.err.exists() else ""
@@ -139,7 +140,7 @@ def assert_whole() -> Callable[..., int]:
 
     def check(workdir: pathlib.Path, at_least: int = 0) -> int:
         folders = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
-        steps = [commit.read_manifest(folder)["step"] for folder in folders]
+        steps = [atomic.read_manifest(folder)["step"] for folder in folders]
         assert sorted(steps) == sorted(int(folder.name) for folder in folders)
         newest = max(steps, default=0)
         assert newest >= at_least
@@ -156,7 +157,7 @@ def goes_on(start: Any, straight: Any) -> Callable[..., str]:
         expected = straight(steps, *like)
         trainer = start(workdir, f"--train_steps={steps}", *words, *like)
         assert trainer.wait() == 0, trainer.said()
-        assert killing.differences(expected, workdir) == []
+        assert kill_and_compare.differences(expected, workdir) == []
         return trainer.said()
 
     return check

@@ -9,7 +9,8 @@ import keras
 
 from loopwright import models, trainer
 from loopwright.data.feed import RandomAccessFeed
-from loopwright.trainer import checkpoint, commit
+from loopwright.trainer.base import atomic
+from loopwright.trainer.checkpoint import checkpoint
 
 
 def seed_not_saved() -> None:
@@ -35,7 +36,7 @@ def loss_scale_reset() -> None:
 
 
 def hash_not_checked() -> None:
-    commit.read_manifest = lambda folder: json.loads((pathlib.Path(folder) / commit.MANIFEST).read_text())
+    atomic.read_manifest = lambda folder: json.loads((pathlib.Path(folder) / atomic.MANIFEST).read_text())
 
 
 def ends_before_its_kill() -> None:

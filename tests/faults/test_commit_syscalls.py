@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from loopwright.trainer import commit
+from loopwright.trainer.base import atomic
 
 FAULTS_DIR = pathlib.Path(__file__).resolve().parent
 #: `make test` tries every n-th system call, `make faults` all of them.
@@ -36,12 +36,12 @@ def prepare(parent: pathlib.Path) -> None:
     """A folder with checkpoints 5 and 10, the newest named by `latest`."""
     shutil.rmtree(parent, ignore_errors=True)
     for step in (5, 10):
-        commit.commit_folder(parent / f"{step:08d}", lambda folder: (folder / "old").write_text("old"), {"step": step})
-    commit.replace_file(parent / "latest", "00000010\n")
+        atomic.commit_folder(parent / f"{step:08d}", lambda folder: (folder / "old").write_text("old"), {"step": step})
+    atomic.replace_file(parent / "latest", "00000010\n")
 
 
 def command(parent: pathlib.Path, job: str) -> list[str]:
-    module = importlib.util.find_spec("loopwright.trainer.commit")
+    module = importlib.util.find_spec("loopwright.trainer.base.atomic")
     assert module is not None
     return [sys.executable, "-ISB", str(FAULTS_DIR / "commit_steps.py"), str(module.origin), str(parent), job]
 
@@ -69,10 +69,10 @@ def system_calls(strace: str, parent: pathlib.Path, job: str) -> list[tuple[str,
 
 def assert_nothing_lost(parent: pathlib.Path) -> int:
     """After the sweep all that is committed is whole, and the newest is the old or the new one; returns its step."""
-    commit.sweep(parent)
+    atomic.sweep(parent)
     left = sorted(path.name for path in parent.iterdir() if path.name not in ("latest", "warm"))
     assert all(name.isdigit() for name in left), left
-    steps = [commit.read_manifest(parent / name)["step"] for name in left]
+    steps = [atomic.read_manifest(parent / name)["step"] for name in left]
     assert steps == [int(name) for name in left]
     assert max(steps) >= 10
     assert (parent / "latest").read_text() in ("00000010\n", "00000020\n")

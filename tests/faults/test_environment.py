@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from loopwright.trainer.checkpoint import newest_good
+from loopwright.trainer.checkpoint.checkpoint import newest_good
 
 
 def finite(checkpoint: pathlib.Path) -> bool:

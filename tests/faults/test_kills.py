@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loopwright.trainer import killing
+from loopwright.trainer.compare import kill_and_compare
 
 FAULTS = os.environ.get("FAULTS", "quick")
 KILLS = {"quick": 2, "full": 40, "long": 200}[FAULTS]
@@ -26,7 +26,7 @@ def test_kill_at_random_moments(
         number += 1
         workdir, newest = tmp_path / f"run-{number}", 0
         per_run = max(2, min(KILLS - done, 10))
-        for kill in killing.random_kills(per_run, STEPS - 10, rng):
+        for kill in kill_and_compare.random_kills(per_run, STEPS - 10, rng):
             trainer = start(workdir, f"--train_steps={STEPS}")
             if trainer.until_step(kill.step) and (not kill.in_save or trainer.until(trainer.saving)):
                 time.sleep(kill.delay / 2)
@@ -49,7 +49,7 @@ def test_kill_in(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.
         "deletion": lambda trainer, workdir: any((workdir / "checkpoints").glob(".tmp-*-deleted-*")),
         "asynchronous save": lambda trainer, workdir: trainer.saving(),
         "evaluation": lambda trainer, workdir: (
-            (workdir / "metrics.jsonl").is_file() and killing.last_step(workdir) == 20
+            (workdir / "metrics.jsonl").is_file() and kill_and_compare.last_step(workdir) == 20
         ),
     }
     for number in range(10):  # Who looks now and then may look too late, on a fast disk above all.

@@ -11,12 +11,12 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("loopwright.trainer.commands.train", "train a model, or go on where its run stopped"),
+    "train": Command("loopwright.trainer.commands.train.command", "train a model, or go on where its run stopped"),
     "evaluate": Command("loopwright.trainer.commands.evaluate", "metrics of a run's checkpoint or of a model file"),
     "predict": Command("loopwright.trainer.commands.predict", "classify images by a run's checkpoint or an export"),
     "export": Command("loopwright.trainer.commands.export", "write .h5, .keras, SavedModel and LiteRT, each checked"),
     "report": Command("loopwright.trainer.commands.report", "one HTML page about a run, or several side by side"),
-    "benchmark": Command("loopwright.trainer.commands.benchmark", "the loop against model.fit on the same job"),
+    "benchmark": Command("loopwright.trainer.commands.benchmark.command", "the loop against model.fit on the same job"),
     "verify_resume": Command(
         "loopwright.trainer.commands.verify_resume", "kill a run, resume it, and compare it to the bit"
     ),

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from loopwright import data, flags
+from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.commands import setup
-from loopwright.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
+from loopwright.trainer.base.json_lines import finite
 from loopwright.trainer.commands import setup, sources
-from loopwright.trainer.json_lines import finite
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -73,11 +73,11 @@ def _from_file(path: pathlib.Path, dataset: Dataset, *, trust: bool) -> tuple[An
     import keras
 
     from loopwright import trainer
-    from loopwright.trainer import model_files
+    from loopwright.trainer.export import safe_load
 
     if path.suffix not in (".h5", ".hdf5", ".keras"):
         raise flags.UsageError(f"--restore_from={path}: evaluate reads .h5 and .keras files")
-    network = model_files.load_model(path, trust=trust)
+    network = safe_load.load_model(path, trust=trust)
     models.check_fits(f"--restore_from={path}", network, dataset.input_shape, dataset.num_classes)
     objective = trainer.classification(from_logits=not models.ends_in_probabilities("", network))
     # The optimizer is never used: a state has one.

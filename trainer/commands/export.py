@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
+from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.commands import setup, sources
-from loopwright.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -59,8 +59,8 @@ def _export(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from loopwright.trainer import formats as trainer_formats
-    from loopwright.trainer.commands import jobs
+    from loopwright.trainer.commands.train import build
+    from loopwright.trainer.export import formats as trainer_formats
 
     # Without what a hook keeps, such as early stopping, which isn't made here.
     job, _ = sources.restored_job(source, config, dataset)
@@ -69,18 +69,18 @@ def _export(
     inputs = next(iter(dataset.eval_feed(_SAMPLES)()))["x"]
     if isinstance(inputs, dict):
         raise TrainingError(f"{dataset.name} has several inputs; export writes models of one input")
-    loss, metrics = jobs.plain_loss(job, config)
+    loss, metrics = build.plain_loss(job, config)
     return trainer_formats.export_all(
         trainer_formats.Export(
             state=job.state,
             samples=np.asarray(inputs),
             input_name=getattr(dataset, "input_key", None) or "inputs",
-            output_name=jobs.output_name(job, config),
+            output_name=build.output_name(job, config),
             class_names=dataset.class_names,
             include_preprocessing=export.include_preprocessing,
             loss=loss,
             metrics=metrics,
-            facts=jobs.facts(config, dataset),
+            facts=build.facts(config, dataset),
         ),
         folder,
         formats,

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 
 from loopwright import flags, models
+from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.commands import setup
-from loopwright.trainer.errors import TrainingError
 
 USAGE = "usage: loopwright models [NAME] [--flags]"
 HELP = "Lists the models, or prints the summary of NAME (a listed model, or module:function), built with real shapes."
@@ -37,7 +37,7 @@ def _summarise(name: str, listing: flags.Listing) -> int:
     except ValueError:
         raise flags.UsageError(f"--input_shape={listing.input_shape}: give sizes such as 28,28,1") from None
     setup.start_tensorflow()
-    from loopwright.trainer.export import functional_twin
+    from loopwright.trainer.export.h5_writer import functional_twin
 
     model = models.create(name, shape, listing.num_classes)
     outputs = "probabilities" if models.ends_in_probabilities(name, model) else "logits"

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
-from loopwright.trainer.commands import fit, jobs, machine, setup, workdir
-from loopwright.trainer.commit import replace_file
-from loopwright.trainer.errors import TrainingError
-from loopwright.trainer.json_lines import finite
+from loopwright.trainer.base.atomic import replace_file
+from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.json_lines import finite
+from loopwright.trainer.commands import fit_job, machine, setup, workdir
+from loopwright.trainer.commands.train import build
 
 if TYPE_CHECKING:
-    from loopwright.trainer.parity import Certificate
+    from loopwright.trainer.compare.parity import Certificate
 
 USAGE = "usage: loopwright parity [--flags]"
 HELP = (
@@ -49,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     """Parses the flags, trains twice and prints what was found."""
     (data, model, optimization, parity), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
     models.check_name(model.model)
-    fit.check_same_as_fit(model, optimization)
+    fit_job.check_same_as_fit(model, optimization)
     if parity.output is not None:
         workdir.make_folder("--output", pathlib.Path(parity.output))
     # With deterministic ops Keras leaves XLA out of fit, without a word; XLA's programs are deterministic on a CPU.
@@ -78,17 +79,18 @@ def _certify(
     data: flags.Data, model: flags.Model, optimization: flags.Optimization, parity: flags.Parity
 ) -> Certificate:
     from loopwright import trainer
-    from loopwright.trainer.parity import FIT_OPTIONS
+    from loopwright.trainer.compare.parity import FIT_OPTIONS
 
     dataset = setup.load_dataset(data)
-    fit.check_classes(dataset)
+    fit_job.check_classes(dataset)
     feed = dataset.train_feed(
         data.batch_size, seed=parity.seed, drop_remainder=data.drop_remainder, augment=data.augment or None
     )
     ours, theirs = [
-        jobs.build_job(model, optimization, dataset, seed=parity.seed, total_steps=parity.train_steps) for _ in range(2)
+        build.build_job(model, optimization, dataset, seed=parity.seed, total_steps=parity.train_steps)
+        for _ in range(2)
     ]
-    network = fit.compile_for_fit(theirs, model, optimization, **FIT_OPTIONS[parity.execution])
+    network = fit_job.compile_for_fit(theirs, model, optimization, **FIT_OPTIONS[parity.execution])
     if parity.execution == "xla" and not network.jit_compile:
         raise TrainingError(
             f"--model={model.model}: one of its layers doesn't support XLA, so fit leaves it out; use --execution=graph"
@@ -100,8 +102,8 @@ def _certify(
             ours.step,
             feed,
             num_steps=parity.train_steps,
-            execution=jobs.make_execution(parity.execution, parity.steps_per_call),
-            to_fit=fit.batches_for_fit(optimization, dataset.num_classes),
+            execution=build.make_execution(parity.execution, parity.steps_per_call),
+            to_fit=fit_job.batches_for_fit(optimization, dataset.num_classes),
         )
 
 
@@ -131,7 +133,7 @@ def _print(result: dict[str, Any], job: str, execution: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from loopwright.trainer.parity import FIT_OPTIONS
+    from loopwright.trainer.compare.parity import FIT_OPTIONS
 
     options = ", ".join(f"{name}={value}" for name, value in FIT_OPTIONS[execution].items())
     table = Table(title=f"{job}: {execution} against fit({options})", title_justify="left")

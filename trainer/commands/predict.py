@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
+from loopwright.trainer.base.errors import TrainingError, reason
+from loopwright.trainer.base.json_lines import finite
 from loopwright.trainer.commands import setup, sources
-from loopwright.trainer.errors import TrainingError, reason
-from loopwright.trainer.json_lines import finite
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from loopwright.trainer.inference import Predictor
+    from loopwright.trainer.export.open_export import Predictor
 
 USAGE = (
     "usage: loopwright predict IMAGE... --workdir=DIR [--flags]\n"
@@ -90,11 +90,12 @@ def _is_image(path: pathlib.Path) -> bool:
 def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Predictor:
     """The model with the names of its classes, and whether it gives probabilities."""
     from loopwright import models
-    from loopwright.trainer import inference, optimizers
+    from loopwright.trainer.core import optimizers
+    from loopwright.trainer.export import open_export as exports
 
     if source.config is None:
         path = source.path or pathlib.Path()
-        predictor = inference.open_export(path, trust=trust)
+        predictor = exports.open_export(path, trust=trust)
         names, outputs = _said_of(path)
         if predictor.model is not None:
             outputs = models.ends_in_probabilities("", predictor.model)
@@ -112,17 +113,17 @@ def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Pred
             return np.asarray(model(x, training=False))
 
     ends = models.ends_in_probabilities(name, model)
-    return inference.Predictor(call, dataset.input_shape, class_names=tuple(dataset.class_names), probabilities=ends)
+    return exports.Predictor(call, dataset.input_shape, class_names=tuple(dataset.class_names), probabilities=ends)
 
 
 def _said_of(path: pathlib.Path) -> tuple[tuple[str, ...], bool | None]:
     """The names of the classes by an `.h5` itself, else by the manifest beside an export, and whether that says it gives
     probabilities; no names and None where neither says it."""
-    from loopwright.trainer import formats, h5
+    from loopwright.trainer.export import formats, h5_reader
 
     try:
         if path.suffix in (".h5", ".hdf5"):
-            return tuple(h5.read_group(path)[0]["facts"]["class_names"]), None
+            return tuple(h5_reader.read_group(path)[0]["facts"]["class_names"]), None
         said = formats.read_manifest(path.parent)["files"][path.name]
         return tuple(said["class_names"]), {"probabilities": True, "logits": False}.get(said["outputs"])
     except (OSError, ValueError, KeyError, TypeError, TrainingError):

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from loopwright import flags
-from loopwright.trainer import json_lines
+from loopwright.trainer.base import json_lines
+from loopwright.trainer.base.atomic import replace_file
+from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.commands import workdir
-from loopwright.trainer.commands.outcome import duration, quote
-from loopwright.trainer.commands.watch import PREDICTIONS
-from loopwright.trainer.commit import replace_file
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.commands.train.summary import duration, quote
+from loopwright.trainer.commands.train.watch import PREDICTIONS
 
 USAGE = "usage: loopwright report --workdir=DIR[,DIR…] [--flags]"
 HELP = (
@@ -79,8 +79,8 @@ def run(argv: Sequence[str]) -> int:
 
 def read_run(folder: pathlib.Path) -> Run:
     """Reads a run's folder. Raises UsageError where there is none, TrainingError for a damaged file."""
-    from loopwright.trainer.goodput import total
-    from loopwright.trainer.predictions import Predictions
+    from loopwright.trainer.observe.goodput import total
+    from loopwright.trainer.observe.predictions import Predictions
 
     config = workdir.read_config(folder)
     if config is None:
@@ -203,8 +203,8 @@ def _predictions(run: Run) -> dict[str, Any] | None:
     found = run.predictions
     if found is None or importlib.util.find_spec("PIL") is None:
         return None
-    from loopwright.trainer import pictures
-    from loopwright.trainer.charts import calibration_chart
+    from loopwright.trainer.observe import pictures
+    from loopwright.trainer.observe.charts import calibration_chart
 
     names = run.facts.get("class_names") or [str(k) for k in range(found.num_classes)]
     confusion = found.confusion()
@@ -256,7 +256,7 @@ def _exports(run: Run) -> list[tuple[str, str, str]]:
 
 def _charts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """A title and an SVG for each metric: evaluation in full lines, training in broken ones."""
-    from loopwright.trainer.charts import Line, line_chart
+    from loopwright.trainer.observe.charts import Line, line_chart
 
     hidden = {"step", "epoch", "split", "wall_time"}
     found = {name for run in runs for record in run.records for name in record} - hidden

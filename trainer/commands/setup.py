@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import absl.logging
 
 from loopwright import flags
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.base.errors import TrainingError
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset

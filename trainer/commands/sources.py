@@ -8,12 +8,13 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from loopwright import flags
-from loopwright.trainer.commands import jobs, workdir
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.commands import workdir
+from loopwright.trainer.commands.train import build
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
-    from loopwright.trainer.state import TrainState
+    from loopwright.trainer.core.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Source:
 
         Raises TrainingError where there is none, and for one that doesn't fit.
         """
-        from loopwright.trainer.checkpoint import restore_folder, restore_newest
+        from loopwright.trainer.checkpoint.checkpoint import restore_folder, restore_newest
 
         if self.path is not None:
             restore_folder(self.path, state, exact=False)
@@ -57,9 +58,9 @@ def find(workdir_flag: str | None, restore_from: str | None) -> Source:
     return Source(path, config, folder)
 
 
-def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tuple[jobs.Job, pathlib.Path]:
+def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tuple[build.Job, pathlib.Path]:
     """The job of a run with the state of its checkpoint, and where that lies. What only hooks keep isn't restored."""
-    job = jobs.build_job(
+    job = build.build_job(
         config.model,
         config.optimization,
         dataset,

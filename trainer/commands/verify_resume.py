@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loopwright import flags, models
-from loopwright.trainer import killing
-from loopwright.trainer.commands import restoring
-from loopwright.trainer.errors import TrainingError
+from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.commands.train import restore
+from loopwright.trainer.compare import kill_and_compare
 
 USAGE = "usage: loopwright verify_resume [--kills=5] [--flags of train]"
 HELP = (
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     if run_flags.epochs is None and run_flags.train_steps is None:
         run_flags = dataclasses.replace(run_flags, train_steps=200, checkpoint_every=run_flags.checkpoint_every or 25)
     run_flags = dataclasses.replace(run_flags, deterministic=True, log_samples=True, json=False)
-    restoring.check(dataclasses.replace(config, run=run_flags))
+    restore.check(dataclasses.replace(config, run=run_flags))
     kill_at = _steps(verification.kill_at)
     _check_kills(kill_at, run_flags.train_steps)
     with _folder(config.run.workdir) as folder:
@@ -51,18 +51,18 @@ def _verify(
     straight, killed, said = folder / "straight", folder / "killed", folder / "killed.log"
     _say("the run without interruption")
     _finish(_command(config, straight), straight, folder / "straight.log")
-    num_steps = killing.counts(straight)["steps"]
+    num_steps = kill_and_compare.counts(straight)["steps"]
     _check_kills(kill_at, num_steps)
-    kills = [killing.Kill(step) for step in kill_at] or killing.random_kills(
+    kills = [kill_and_compare.Kill(step) for step in kill_at] or kill_and_compare.random_kills(
         verification.kills, num_steps, random.Random(verification.kill_seed)
     )
     command, phases, found = _command(config, killed), collections.Counter[str](), []
     for number, kill in enumerate(kills, 1):
-        before, earlier = killing.last_step(killed), killing.unfinished(killed)
-        code = killing.run_until(command, killed, said, kill)
+        before, earlier = kill_and_compare.last_step(killed), kill_and_compare.unfinished(killed)
+        code = kill_and_compare.run_until(command, killed, said, kill)
         if code is None:
-            phases[killing.phase(killed, before, config.run.eval_every, earlier=earlier)] += 1
-            _say(f"kill {number} of {len(kills)}: step {killing.last_step(killed)}")
+            phases[kill_and_compare.phase(killed, before, config.run.eval_every, earlier=earlier)] += 1
+            _say(f"kill {number} of {len(kills)}: step {kill_and_compare.last_step(killed)}")
             continue
         if code != 0:
             found.append(f"the resumed run failed: {_last_line(said)}")
@@ -74,13 +74,13 @@ def _verify(
     if not found:
         damage, found = _damage(killed, command, said)
     if not found:
-        found = killing.differences(straight, killed)
+        found = kill_and_compare.differences(straight, killed)
     return {
         "equal": not found,
         "differences": found,
         "kills": {"asked": len(kills), "done": done, "phases": dict(phases)},
         "damage": damage,
-        "compared": killing.counts(straight),
+        "compared": kill_and_compare.counts(straight),
     }
 
 
@@ -94,10 +94,10 @@ def _check_kills(kill_at: list[int], num_steps: int | None) -> None:
 def _damage(killed: pathlib.Path, command: list[str], said: pathlib.Path) -> tuple[str | None, list[str]]:
     """Flips a byte in the newest of two checkpoints and more, and ends the run: what was damaged, and what is wrong."""
     folders = sorted(path for path in (killed / "checkpoints").glob("*") if path.name.isdigit())
-    path = killing.flip_byte(folders[-1]) if len(folders) > 1 else None
+    path = kill_and_compare.flip_byte(folders[-1]) if len(folders) > 1 else None
     size = said.stat().st_size if said.exists() else 0
     _say("the killed run, to its end" + (f", after a flipped byte in {path.parent.name}/{path.name}" if path else ""))
-    code = killing.run_until(command, killed, said, None)
+    code = kill_and_compare.run_until(command, killed, said, None)
     name = f"{path.parent.name}/{path.name}" if path else None
     with said.open("rb") as log:
         log.seek(size)
@@ -115,7 +115,7 @@ def _command(config: flags.Config, workdir: pathlib.Path) -> list[str]:
 
 
 def _finish(command: list[str], workdir: pathlib.Path, said: pathlib.Path) -> None:
-    if killing.run_until(command, workdir, said, None) != 0:
+    if kill_and_compare.run_until(command, workdir, said, None) != 0:
         raise TrainingError(f"the run without interruption failed: {_last_line(said)}")
 
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
+from loopwright.trainer.base.atomic import replace_file, sweep
+from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.lock import only_writer
 from loopwright.trainer.commands import machine
-from loopwright.trainer.commit import replace_file, sweep
-from loopwright.trainer.errors import TrainingError
-from loopwright.trainer.lock import only_writer
 
 FLAGFILE = "flags.txt"
 #: What the last bits depend on, besides versions.

@@ -1,0 +1,57 @@
+"""One writer a folder, whatever becomes of it."""
+
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.lock import in_turn, only_writer
+
+HOLDER = """
+import sys, time
+from loopwright.trainer.base.lock import only_writer
+with only_writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_second_writer_is_told_who_holds_the_folder_until_that_process_is_killed(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(TrainingError) as error, only_writer(tmp_path):
+            pass
+        assert f"process {holder.pid} on {socket.gethostname()}" in str(error.value)
+        assert error.value.exit_code == 2
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with only_writer(tmp_path):
+            pass
+
+
+def test_lock_is_released_by_an_error(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(KeyError), only_writer(tmp_path):
+        raise KeyError
+    with only_writer(tmp_path), pytest.raises(TrainingError), only_writer(tmp_path):
+        pass
+
+
+def test_turns_wait_for_each_other(tmp_path: pathlib.Path) -> None:
+    code = HOLDER.replace("only_writer", "in_turn").replace("time.sleep(1000)", "sys.stdin.readline()")
+    code += '    open(sys.argv[1] + "/done", "w").close()\n'
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        threading.Timer(0.3, lambda: (holder.stdin.write("\n"), holder.stdin.flush())).start()
+        with in_turn(tmp_path):
+            assert (tmp_path / "done").exists()

@@ -1,0 +1,1 @@
+"""`loopwright benchmark`: the loop beside `model.fit`, a process for each row."""

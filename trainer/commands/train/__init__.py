@@ -1,0 +1,1 @@
+"""`loopwright train`: from flags to a run's folder."""

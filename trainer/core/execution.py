@@ -1,0 +1,237 @@
+"""Executions: how n steps run as one call.
+
+`execution(state, step, feed)` opens the feed at the state's step and returns `run(n)`, which runs at most n steps and
+returns how many it ran. The metrics of each step are added to the state's window.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
+
+from loopwright.trainer.base.clock import Clock
+from loopwright.trainer.base.errors import TrainingError, first_line
+from loopwright.trainer.base.fast_max_pool import substituted
+from loopwright.trainer.base.retrace import specs, warn_of_retrace
+from loopwright.trainer.core.objective import Metric
+from loopwright.trainer.core.state import TrainState
+from loopwright.trainer.core.step import Batch, Step
+
+Run = Callable[[int], int]
+
+
+class Execution(Protocol):
+    """Binds a step to a state and a feed."""
+
+    def __call__(self, state: TrainState, step: Step, feed: Any) -> Run: ...
+
+
+def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
+    """Up to `steps_per_call` steps in one `tf.function`: a `tf.while` over the iterator, traced once.
+
+    The clock, of this and the other executions, is told of the seconds of compilation and of waits for input.
+    """
+
+    def bind(state: TrainState, step: Step, feed: Any) -> Run:
+        iterator = iter(feed(int(state.step)))
+        with _or_own(clock).phase("compile"):
+            names, accumulate = accumulator(_substituted(_counted(state, step)), iterator.element_spec)
+            state.open_window(names)
+            waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+            @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+            def traced(n: tf.Tensor) -> None:
+                window, seconds = accumulate(iterator, tf.ensure_shape(state.window, [len(names), 2]), n)
+                state.window.assign(window)
+                waited.assign_add(seconds)
+
+            # Without the iterator among the arguments, and without looking for a trace, a call takes half as long.
+            call = traced.get_concrete_function()
+            call(tf.constant(0, tf.int64))  # compiles, and takes no step
+            give_back_memory()
+        _or_own(clock).count("input", lambda: float(waited))
+
+        def run(n: int) -> int:
+            n = min(n, steps_per_call)
+            call(tf.constant(n, tf.int64))
+            return n
+
+        return run
+
+    return bind
+
+
+def eager(*, clock: Clock | None = None) -> Execution:
+    """One step a call, run as Python: for debuggers and print statements."""
+
+    def bind(state: TrainState, step: Step, feed: Any) -> Run:
+        batches = _Waiting(iter(feed(int(state.step))), clock)
+        one = _counted(state, step)
+        state.window_names = ()
+
+        def run(n: int) -> int:
+            metrics = one(next(batches))
+            if not state.window_names:
+                state.open_window(tuple(sorted(metrics)))
+            state.window.assign_add(as_window(metrics))
+            return 1
+
+        return run
+
+    return bind
+
+
+def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
+    """The loop itself one XLA program, over stacks of up to `steps_per_call` batches from the feed.
+
+    One program serves every number of steps (a dynamic trip count over a padded stack), and a second one the ragged last
+    batch of an epoch, where there is one. One replica only. XLA draws other random numbers than `graph` from the same
+    seeds, so dropout masks differ between the two.
+
+    Raises TrainingError for several replicas, and for a step that XLA can't compile.
+    """
+
+    def bind(state: TrainState, step: Step, feed: Any) -> Run:
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise TrainingError("xla runs on one replica only; use --execution=graph", exit_code=2)
+        stacked, begin = feed.stacked(steps_per_call), int(state.step)
+        stacks = _Waiting(iter(stacked(begin)), clock)
+        programs: dict[Any, Callable] = {}
+        before: dict[str, str] = {}
+        stack, length, offset = None, 0, 0
+
+        def run(n: int) -> int:
+            nonlocal stack, begin, length, offset, before
+            if offset == length:
+                begin += length
+                stack, length, offset = next(stacks), stacked.length(begin), 0
+            shapes = tuple(tensor.shape for tensor in tf.nest.flatten(stack))
+            if shapes not in programs:
+                if len(programs) > 1:  # the first is for whole batches, the second for a ragged one
+                    warn_of_retrace("the XLA loop", before, specs(stack, "stack"))
+                before = specs(stack, "stack")
+                with _or_own(clock).phase("compile"):
+                    programs[shapes] = _xla_program(state, step, stack)
+                    programs[shapes](stack, tf.constant(0), tf.constant(0), state.window.value())  # takes no step
+                    give_back_memory()
+            n = min(n, length - offset)
+            state.window.assign(programs[shapes](stack, tf.constant(offset), tf.constant(n), state.window.value()))
+            offset += n
+            return n
+
+        return run
+
+    return bind
+
+
+class _Waiting:
+    """An iterator that counts the seconds for which it keeps its caller waiting."""
+
+    def __init__(self, iterator: Any, clock: Clock | None) -> None:
+        self._iterator, self.seconds = iterator, 0.0
+        _or_own(clock).count("input", lambda: self.seconds)
+
+    def __next__(self) -> Any:
+        start = time.perf_counter()
+        element = next(self._iterator)
+        self.seconds += time.perf_counter() - start
+        return element
+
+
+def give_back_memory() -> None:
+    """Gives the system back what compiling took and freed, tens of megabytes, which glibc would keep; elsewhere nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _or_own(clock: Clock | None) -> Clock:
+    return clock or Clock()
+
+
+def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
+    """The compiled loop for stacks of one shape."""
+    spec = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), stack)
+    traced = tf.function(_counted(state, step)).get_concrete_function(spec)
+    names = tuple(sorted(traced.structured_outputs))
+    state.open_window(names)
+
+    @tf.function(jit_compile=True)
+    def call(stack: Any, offset: tf.Tensor, n: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        def body(i: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return i + 1, window + as_window(traced(tf.nest.map_structure(lambda tensor: tf.gather(tensor, i), stack)))
+
+        # Not `for i in tf.range(...)`: AutoGraph bounds that loop's trips, XLA wants such a bound as a constant, and would
+        # compile the program anew for each number of steps.
+        window = tf.ensure_shape(window, [len(names), 2])
+        return tf.while_loop(lambda i, _: i < offset + n, body, [offset, window])[1]
+
+    def first_call(*arguments: tf.Tensor) -> tf.Tensor:
+        try:
+            return call(*arguments)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.NotFoundError) as error:
+            raise TrainingError(f"XLA can't run this step ({first_line(error)}); use --execution=graph") from error
+
+    return first_call
+
+
+def _counted(state: TrainState, step: Step) -> Callable[[Batch], dict[str, Metric]]:
+    """The step over a batch, the state's step counted on."""
+
+    def one(batch: Batch) -> dict[str, Metric]:
+        metrics = step(state, batch)
+        state.step.assign_add(1)
+        return metrics
+
+    return one
+
+
+def _substituted(one: Callable[[Batch], dict[str, Metric]]) -> Callable[[Batch], dict[str, Metric]]:
+    """The step with its slow operations computed by others, with the same results."""
+
+    def faster(batch: Batch) -> dict[str, Metric]:
+        with substituted():
+            return one(batch)
+
+    return faster
+
+
+def as_window(metrics: dict[str, Metric]) -> tf.Tensor:
+    """Metrics as float64 `[M, 2]`, rows in the order of their names."""
+    rows = [tf.stack([tf.cast(part, tf.float64) for part in metrics[name]]) for name in sorted(metrics)]
+    return tf.reshape(tf.stack(rows) if rows else tf.zeros([0, 2], tf.float64), [len(rows), 2])
+
+
+def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[tuple[str, ...], Callable]:
+    """Traces `one` for batches of `spec` and returns the names of its metrics and a function that sums them.
+
+    `accumulate(iterator, window, n)` takes n batches from the iterator and adds each batch's metrics to the window
+    `[M, 2]`, one after the other; it returns the window and the seconds (float64) for which the iterator kept it waiting.
+    It is meant to be called inside a `tf.function`.
+    """
+    traced = tf.function(one)
+    names = tuple(sorted(traced.get_concrete_function(spec).structured_outputs))
+
+    def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        waited = tf.constant(0.0, tf.float64)
+        for _ in tf.range(n):
+            batch = next(iterator)  # may come while the step before still runs
+            with tf.control_dependencies([window]):
+                ready = _now()
+            with tf.control_dependencies([ready, *tf.nest.flatten(batch)]):
+                waited += _now() - ready
+            window += as_window(traced(batch))
+        return window, waited
+
+    return names, accumulate
+
+
+def _now() -> tf.Tensor:
+    """The time in seconds, float64; always 0 under op determinism, which lets no function read a clock."""
+    return tf.constant(0.0, tf.float64) if is_op_determinism_enabled() else tf.timestamp()

@@ -1,0 +1,248 @@
+"""Exports in every format, each loaded again by a new process and compared with the live model before it gets its name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from loopwright.trainer.base import atomic
+from loopwright.trainer.base.errors import TrainingError, first_line, reason
+from loopwright.trainer.base.lock import in_turn
+from loopwright.trainer.core.optimizers import averaged_weights
+from loopwright.trainer.core.state import TrainState
+from loopwright.trainer.export import open_export
+from loopwright.trainer.export.functional import functional_twin
+from loopwright.trainer.export.h5_writer import export_h5
+
+#: Formats by name, and what each is called in the folder.
+FORMATS = {"h5": "model.h5", "keras": "model.keras", "saved_model": "saved_model", "litert": "model.tflite"}
+MANIFEST = "manifest.json"
+
+_EXACT = ("h5", "keras")  # the same kernels run on the same numbers
+_TOLERANCE = {"float32": 1e-5, "mixed": 5e-2}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Export:
+    """What is exported, and how it is served.
+
+    Attributes:
+      state: the model and the optimizer; where that averages weights, the averages are exported.
+      samples: real inputs `[N, ...]` float32, on which exports are compared.
+      input_name, output_name: of the SavedModel's `serving_default`.
+      class_names: an asset of the SavedModel, and in the manifest.
+      include_preprocessing: SavedModel and LiteRT take uint8 images and scale them.
+      loss, metrics, facts: for `export_h5`.
+    """
+
+    state: TrainState
+    samples: np.ndarray
+    input_name: str = "inputs"
+    output_name: str = "outputs"
+    class_names: Sequence[str] = ()
+    include_preprocessing: bool = False
+    loss: Any = None
+    metrics: Sequence[Any] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.samples.shape[1:]
+
+    @property
+    def images(self) -> np.ndarray:
+        """The samples as uint8, before they were scaled."""
+        return np.rint(self.samples * 255).astype(np.uint8)
+
+
+def export_all(export: Export, folder: str | os.PathLike[str], formats: Sequence[str]) -> dict[str, Any]:
+    """Writes the formats into `folder`, and the manifest, which is returned, when every one of them is proved.
+
+    What was there before stays whole until then, whatever happens.
+
+    Raises TrainingError for a format that can't be written, loaded again, or that gives other outputs than the live model.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with in_turn(folder):
+        return _export_all(export, folder, formats)
+
+
+def _export_all(export: Export, folder: pathlib.Path, formats: Sequence[str]) -> dict[str, Any]:
+    atomic.sweep(folder)
+    staging = folder / f".tmp-{os.getpid()}-staging"
+    staging.mkdir()
+    try:
+        for name in formats:
+            _write(export, name, staging / FORMATS[name])
+        differences = _compare(export, staging, formats)
+        for name in formats:
+            atomic.put_in_place(staging / FORMATS[name], folder / FORMATS[name])
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps what is left
+    manifest = read_manifest(folder) | {"schema": atomic.SCHEMA}
+    for name in formats:
+        manifest["files"][FORMATS[name]] = {
+            "format": name,
+            "step": int(export.state.step),
+            **_fingerprint(folder / FORMATS[name]),
+            "inputs": "uint8" if _raw(export, name) else "float32",
+            "outputs": export.output_name,
+            "class_names": list(export.class_names),
+            "largest_difference": differences[name],
+            "samples": len(export.samples),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        }
+    atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _write(export: Export, name: str, path: pathlib.Path) -> None:
+    state = export.state
+    if name == "h5":
+        options = {"loss": export.loss, "metrics": export.metrics, "facts": export.facts}
+        export_h5(state, path, export.input_shape, **options)
+        return
+    with averaged_weights(state.model, state.optimizer):
+        if name == "keras":
+            functional_twin(state.model, export.input_shape).save(path)
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                served = _Served(export, pathlib.Path(scratch))
+                if name == "saved_model":
+                    _write_saved_model(served, path)
+                else:
+                    with _computing_in_float32(state.model):
+                        _write_litert(served, path)
+
+
+class _Served(tf.Module):
+    """The model behind one named input and one named output, for a batch of any size."""
+
+    def __init__(self, export: Export, scratch: pathlib.Path) -> None:
+        super().__init__()
+        model = export.state.model
+        self.of_model = [variable.value for variable in model.variables]
+        if export.class_names:
+            names = scratch / "class_names.txt"
+            names.write_text("".join(f"{name}\n" for name in export.class_names), encoding="utf-8")
+            self.class_names = tf.saved_model.Asset(str(names))
+        dtype = tf.uint8 if export.include_preprocessing else tf.float32
+        spec = tf.TensorSpec([None, *export.input_shape], dtype, name=export.input_name)
+
+        def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            scaled = tf.cast(inputs, tf.float32) * np.float32(1 / 255) if dtype == tf.uint8 else inputs
+            return {export.output_name: tf.cast(model(scaled, training=False), tf.float32)}
+
+        self.serve = tf.function(serve, input_signature=[spec], autograph=False)
+
+
+@contextlib.contextmanager
+def _computing_in_float32(model: keras.Model) -> Iterator[None]:
+    """A model without mixed precision inside the block: LiteRT has no convolutions in half of it. Variables are float32."""
+    policies = [(layer, layer.dtype_policy) for layer in model._flatten_layers(include_self=True)]
+    for layer, _ in policies:
+        layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in policies:
+            layer.dtype_policy = policy
+
+
+def _write_saved_model(served: _Served, path: pathlib.Path) -> None:
+    try:
+        tf.saved_model.save(served, str(path), signatures={"serving_default": served.serve})
+    except tf.errors.OpError as error:  # a full disk
+        raise TrainingError(f"{path} can't be written ({reason(error)})") from error
+
+
+def _write_litert(served: _Served, path: pathlib.Path) -> None:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([served.serve.get_concrete_function()], served)
+    try:
+        path.write_bytes(converter.convert())
+    except Exception as error:  # the converter raises its own, of many kinds
+        raise TrainingError(f"format litert: the model can't be converted ({first_line(error)})") from error
+
+
+def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> dict[str, float]:
+    """The largest difference of each format's outputs in a new process from those of the live model."""
+    np.save(staging / "samples.npy", export.samples)
+    np.save(staging / "images.npy", export.images if export.include_preprocessing else export.samples)
+    request = {FORMATS[name]: "images.npy" if _raw(export, name) else "samples.npy" for name in formats}
+    (staging / open_export.REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    model = export.state.model
+    with averaged_weights(model, export.state.optimizer):
+        live = {part: np.asarray(model(x, training=False)) for part, x in _parts(export.samples)}
+    command = [sys.executable, "-m", open_export.__name__, str(staging)]
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise TrainingError(f"an export can't be loaded again, so nothing is replaced: {said[-1]}")
+    differences = {}
+    for name in formats:
+        with np.load(staging / f"{FORMATS[name]}.outputs.npz") as found:
+            differences[name] = max(float(np.abs(found[part] - live[part]).max()) for part in ("all", "one"))
+        largest = max(1.0, float(np.abs(live["all"]).max()))
+        mixed = model.dtype_policy.compute_dtype != "float32" or any(
+            getattr(layer, "compute_dtype", "float32") != "float32" for layer in model.layers
+        )
+        allowed = 0.0 if name in _EXACT else largest * _TOLERANCE["mixed" if mixed else "float32"]
+        if not differences[name] <= allowed:
+            raise TrainingError(
+                f"format {name}: its outputs differ by {differences[name]:.3g} from those of the live model (allowed: "
+                f"{allowed:.3g}), so nothing is replaced"
+            )
+    return differences
+
+
+def _parts(samples: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    return [("all", samples), ("one", samples[:1])]
+
+
+def _raw(export: Export, name: str) -> bool:
+    return export.include_preprocessing and name not in _EXACT
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest so far, without what is no longer there."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest["files"] = {name: entry for name, entry in manifest["files"].items() if (folder / name).exists()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"files": {}}
+    return manifest
+
+
+def forget(folder: pathlib.Path, name: str) -> None:
+    """Takes a file that was replaced, unchecked, out of the manifest."""
+    manifest = read_manifest(folder)
+    if manifest["files"].pop(name, None) is not None:
+        atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _fingerprint(path: pathlib.Path) -> dict[str, Any]:
+    """Bytes and SHA-256 of a file, or of a folder's files one after the other, with their names."""
+    files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        digest.update(file.read_bytes())
+    return {"bytes": sum(file.stat().st_size for file in files), "sha256": digest.hexdigest()}

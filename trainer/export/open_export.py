@@ -1,0 +1,134 @@
+"""Exported models as functions of a batch; and, as a program, the new process that loads exports again to compare them.
+
+python -m loopwright.trainer.export.open_export FOLDER          # what `formats.export_all` starts
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loopwright.trainer.base.errors import TrainingError, first_line
+from loopwright.trainer.export import safe_load
+
+REQUEST = "request.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model out of a file.
+
+    Attributes:
+      call: from inputs `[N, ...]` of `dtype` to outputs `[N, classes]` float32.
+      input_shape: of one sample, without the batch.
+      dtype: `float32` for samples that are scaled already, `uint8` for images as they are.
+      class_names: where the file has them.
+      probabilities: whether the outputs are probabilities; False for logits, None where the file doesn't say.
+      model: what was in an `.h5` or `.keras` file.
+    """
+
+    call: Callable[[np.ndarray], np.ndarray]
+    input_shape: tuple[int, ...]
+    dtype: str = "float32"
+    class_names: tuple[str, ...] = ()
+    probabilities: bool | None = None
+    model: Any = None
+
+
+def open_export(path: str | os.PathLike[str], *, trust: bool = False) -> Predictor:
+    """A predictor from an `.h5`, `.keras` or `.tflite` file or a SavedModel folder.
+
+    A SavedModel is a program that can read and write files, so it is opened only if it is trusted.
+
+    Raises TrainingError for what isn't such a file, is refused, or can't be loaded.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return _saved_model(path, trust)
+    return _litert(path) if path.suffix == ".tflite" else _keras(path, trust)
+
+
+def _keras(path: pathlib.Path, trust: bool) -> Predictor:
+    model = safe_load.load_model(path, trust=trust)
+    given, made = (list(getattr(model, name, None) or []) for name in ("inputs", "outputs"))
+    if len(given) != 1 or len(made) != 1:
+        raise TrainingError(f"{path} has {len(given)} inputs and {len(made)} outputs; a model of one and one is needed")
+
+    def call(x: np.ndarray) -> np.ndarray:
+        outputs = tf.nest.flatten(model(x, training=False))[0]
+        return np.asarray(outputs)
+
+    return Predictor(call, tuple(given[0].shape[1:]), model=model)
+
+
+def _saved_model(path: pathlib.Path, trust: bool) -> Predictor:
+    if not (path / "saved_model.pb").is_file():
+        raise TrainingError(f"{path} is no SavedModel: saved_model.pb is missing")
+    if not trust:
+        raise safe_load.Refused(
+            f"{path}: a SavedModel is a program that may read and write files; --trust_file opens it if you know who made it"
+        )
+    try:
+        loaded = tf.saved_model.load(str(path))
+        signature = loaded.signatures["serving_default"]
+        ((name, spec),) = signature.structured_input_signature[1].items()
+        ((output, _),) = signature.structured_outputs.items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, tf.errors.OpError) as error:
+        raise TrainingError(f"{path} can't be loaded ({first_line(error)})") from error
+    asset = getattr(loaded, "class_names", None)
+    names = pathlib.Path(asset.asset_path.numpy().decode()).read_text(encoding="utf-8").splitlines() if asset else ()
+    return Predictor(
+        lambda x: signature(**{name: tf.constant(x)})[output].numpy(),
+        tuple(spec.shape[1:]),
+        spec.dtype.name,
+        tuple(names),
+        {"probabilities": True, "logits": False}.get(output),
+    )
+
+
+def _litert(path: pathlib.Path) -> Predictor:
+    try:
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # TensorFlow says of it that it will move to a package of its own
+            interpreter = tf.lite.Interpreter(str(path))
+        (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"{path} can't be loaded ({first_line(error)})") from error
+
+    def call(x: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(given["index"], x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(made["index"])
+
+    return Predictor(call, tuple(given["shape_signature"][1:].tolist()), np.dtype(given["dtype"]).name)
+
+
+def _answer(folder: pathlib.Path) -> None:
+    """Runs each export that the request names on its samples, all at once and the first alone; writes the outputs."""
+    for name, samples in json.loads((folder / REQUEST).read_text(encoding="utf-8")).items():
+        predictor, x = open_export(folder / name, trust=True), np.load(folder / samples)
+        np.savez(folder / f"{name}.outputs.npz", all=predictor.call(x), one=predictor.call(x[:1]))
+
+
+def main(argv: list[str]) -> Any:
+    """Returns None, or the line that says what failed."""
+    try:
+        return _answer(pathlib.Path(argv[0]))
+    except TrainingError as error:
+        return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

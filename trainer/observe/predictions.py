@@ -1,0 +1,154 @@
+"""What a classifier says of each sample of a split, and what follows from it: confusion, accuracy by class, calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loopwright.trainer.base.atomic import replace_path
+from loopwright.trainer.base.retrace import watched
+from loopwright.trainer.core.optimizers import averaged_weights
+from loopwright.trainer.core.state import TrainState
+
+#: How many inputs are kept: of the first samples of the split, and of the mistakes that the model was surest of.
+FIRST, MISTAKES = 16, 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions over N samples, C classes.
+
+    Attributes:
+      index: `[N]` int64, places in the split.
+      labels, predicted: `[N]` int64.
+      confidence: `[N]` float32, the probability of the predicted class.
+      shown: rows of the arrays above whose inputs are kept, in rising order: first samples and the surest mistakes.
+      inputs: float32, one for each of `shown`.
+      num_classes: C.
+      step: at which the model was.
+    """
+
+    index: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    shown: np.ndarray
+    inputs: np.ndarray
+    num_classes: int
+    step: int
+
+    @property
+    def first(self) -> np.ndarray:
+        """Places in `shown` of the first samples."""
+        return np.flatnonzero(self.shown < FIRST)
+
+    @property
+    def mistakes(self) -> np.ndarray:
+        """Places in `shown` of the surest mistakes, the surest first."""
+        wrong = np.flatnonzero(self.labels[self.shown] != self.predicted[self.shown])
+        return wrong[np.argsort(-self.confidence[self.shown[wrong]], kind="stable")][:MISTAKES]
+
+    def confusion(self) -> np.ndarray:
+        """Counts `[C, C]` int64: rows are true classes, columns predicted ones."""
+        flat = np.bincount(self.labels * self.num_classes + self.predicted, minlength=self.num_classes**2)
+        return flat.reshape(self.num_classes, self.num_classes)
+
+    def class_accuracy(self) -> np.ndarray:
+        """The share of each class that is predicted right, `[C]` float64; NaN for a class without samples."""
+        confusion = self.confusion()
+        counts = confusion.sum(axis=1)
+        return np.divide(np.diag(confusion), counts, out=np.full(self.num_classes, np.nan), where=counts > 0)
+
+    def calibration(self, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean confidence, accuracy and count of each of `bins` equal intervals of confidence that holds samples.
+
+        A confidence that isn't a number is left out.
+        """
+        known = np.isfinite(self.confidence)
+        given, right = self.confidence[known], (self.labels == self.predicted)[known]
+        place = np.minimum((given * bins).astype(int), bins - 1)
+        count = np.bincount(place, minlength=bins)
+        kept = count > 0
+        confidence = np.bincount(place, given, bins)[kept] / count[kept]
+        accuracy = np.bincount(place, right, bins)[kept] / count[kept]
+        return confidence, accuracy, count[kept]
+
+    def calibration_error(self) -> float:
+        """The expected calibration error over ten bins (Guo et al. 2017, eq. 3); NaN where no confidence is a number."""
+        confidence, accuracy, count = self.calibration()
+        return float(np.sum(np.abs(confidence - accuracy) * count) / np.sum(count)) if len(count) else float("nan")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes them as one `.npz`, whole or not at all."""
+
+        def write(temporary: pathlib.Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, **vars(self))
+
+        replace_path(pathlib.Path(path), write)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Predictions:
+        """Reads what `save` wrote. Raises ValueError for another file."""
+        try:
+            with np.load(path) as arrays:
+                loaded: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+            return cls(**loaded | {name: int(loaded[name]) for name in ("num_classes", "step")})
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: holds no predictions ({error})") from error
+
+
+def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[], Predictions]:
+    """A function that predicts every sample of a finite feed of labelled samples, compiled once.
+
+    Where the optimizer keeps an average of the weights, that is what predicts.
+    """
+
+    def of_batch(batch: dict[str, Any]) -> tuple[Any, ...]:
+        outputs = tf.cast(state.model(batch["x"], training=False), tf.float32)
+        probabilities = tf.nn.softmax(outputs) if from_logits else outputs
+        keep = batch["mask"] if "mask" in batch else tf.ones_like(batch["y"], tf.bool)
+        inputs = tf.zeros_like(batch["y"]) if isinstance(batch["x"], dict) else batch["x"]
+        index = batch["index"] if "index" in batch else tf.zeros_like(batch["y"])
+        parts = (index, batch["y"], tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1), inputs)
+        return tf.shape(outputs)[-1], *(tf.boolean_mask(part, keep) for part in parts)
+
+    call = watched(tf.function(of_batch, input_signature=[feed.element_spec]), "prediction")
+
+    def run() -> Predictions:
+        found: list[list[np.ndarray]] = []
+        first: dict[int, np.ndarray] = {}
+        surest: list[tuple[float, int, np.ndarray]] = []
+        rows = 0
+        with averaged_weights(state.model, state.optimizer):
+            for batch in feed():
+                classes, *columns, inputs = (part.numpy() for part in call(batch))
+                _, labels, predicted, confidence = columns
+                first |= {rows + place: inputs[place] for place in range(min(len(labels), FIRST - rows))}
+                wrong = np.flatnonzero(labels != predicted)
+                surest += [(float(confidence[place]), rows + place, inputs[place]) for place in wrong.tolist()]
+                surest = heapq.nlargest(MISTAKES, surest, key=lambda mistake: (mistake[0], -mistake[1]))
+                found.append(columns)
+                rows += len(labels)
+        kept = dict(sorted((first | {row: pixels for _, row, pixels in surest}).items()))
+        index, labels, predicted, confidence = (np.concatenate(column) for column in zip(*found, strict=True))
+        return Predictions(
+            index if "index" in feed.element_spec else np.arange(rows),
+            labels,
+            predicted,
+            confidence,
+            shown=np.array(list(kept), np.int64),
+            inputs=np.stack(list(kept.values())),
+            num_classes=int(classes),
+            step=int(state.step),
+        )
+
+    return run
