@@ -97,9 +97,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "peer": name,
             "version": versions[name],
             "ms_per_step": statistics.median(times),
-            "interval": bootstrap.interval(times),
-            "ratio_to_ours": bootstrap.ratio(times, laps[OURS]),
-            "ratio_to_ours_interval": bootstrap.ratio_interval(times, laps[OURS]),
+            "interval": bootstrap.median_interval(times),
+            "ratio_to_ours": bootstrap.median_ratio(times, laps[OURS]),
+            "ratio_to_ours_interval": bootstrap.median_ratio_interval(times, laps[OURS]),
             "laps_ms": times,
         }
         for name, times in laps.items()

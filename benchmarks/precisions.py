@@ -47,7 +47,7 @@ def measure(dataset: str, model: str, batch_size: int, steps: int, laps: int) ->
             "model": model,
             "batch_size": batch_size,
             "ms_per_step": statistics.median(times),
-            "interval": bootstrap.interval(times),
+            "interval": bootstrap.median_interval(times),
             "laps_ms": times,
         }
         for key, times in variants.laps_in_turns(cells, steps, laps).items()

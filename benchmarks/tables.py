@@ -1,9 +1,9 @@
 """Writes the measured parts of docs/performance.md and README.md from the results in benchmarks/results/.
 
     python benchmarks/tables.py            # writes
-    python benchmarks/tables.py --check    # exits 1 where what is written isn't what was measured
+    python benchmarks/tables.py --check    # exits 1 if the pages differ from the results
 
-Each part stands between `<!-- measured: name -->` and `<!-- end -->`; what is outside is written by hand.
+Each part stands between `<!-- measured: name -->` and `<!-- end -->`. The rest of the pages is written by hand.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "performance.png"
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
-#: The results that make up the matrix, in order, as far as they are there.
+#: The folders whose results make up the matrix, in order. A folder without results is left out.
 MATRIX = ("mlp", "cnn")
 
 GPU_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
-#: The widest interval, half of it, of a quiet machine.
+#: On a quiet machine, half the width of an interval is at most this part of the median.
 QUIET = 0.1
-#: What the project set out to reach: model, batch size, precision, loop, against what, at least (at most for the floor and
-#: for memory). XLA's memory is held against that of `fit`, and of the `fit_tuned` that XLA compiles, too.
+#: What the project set out to reach: model, batch size, precision, loop, what it is compared with, and the aim. The aim is
+#: the least ratio of speeds; for the floor it is the largest ratio of times, and for memory the largest ratio of peaks.
+#: XLA's memory is compared with that of `fit`, and with that of the `fit_tuned` that XLA compiles.
 AIMS = (
     ("cnn", 32, "float32", "graph", "fit", 1.15),
     ("cnn", 32, "float32", "graph", "fit_tuned", 1.1),
@@ -44,12 +45,16 @@ AIMS = (
     ("mlp", 32, "float32", "xla", "memory of fit", 1.05),
     ("mlp", 32, "float32", "xla", "memory of fit_tuned", 1.05),
 )
-#: How many times as fast as its own float32 `graph` should be in bfloat16 with AMX, both with TensorFlow's own threads.
+#: How many times as fast as in float32 `graph` should be in bfloat16 on a CPU with AMX: model, batch size, aim. Both are
+#: measured with TensorFlow's own numbers of threads.
 BFLOAT16_AIMS = (("cnn", 32, 1.3), ("cnn", 256, 1.6))
 
 
 def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
-    """All results: the matrix as one benchmark.json; `peers` (peers.py), `precisions` (precisions.py), `gpu` (gpu.py)."""
+    """All results: the matrix in the form of one benchmark.json, and what peers.py, precisions.py and gpu.py wrote.
+
+    These are added under the names `peers`, `precisions` and `gpu`. Each is empty if it was not measured.
+    """
     paths = [results / name / "benchmark.json" for name in MATRIX]
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     merged = {**parts[0]}
@@ -62,7 +67,7 @@ def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
     merged["precisions"] = []
     if precisions.is_file():
         written = json.loads(precisions.read_text(encoding="utf-8"))
-        if written["environment"]["cpu"] == merged["environment"]["cpu"]:  # else it tells of another machine
+        if written["environment"]["cpu"] == merged["environment"]["cpu"]:  # otherwise it is from another machine
             merged["precisions"] = written["rows"]
     merged["gpu"] = {"rows": [], "parity": {}}
     for path in sorted((results / "gpu").glob("*/*.json")):
@@ -75,13 +80,13 @@ def load(results: pathlib.Path = RESULTS) -> dict[str, Any]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned to the right."""
+    """A Markdown table. All columns except the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def machine(result: Mapping[str, Any]) -> str:
-    """The machine and the versions, in a sentence."""
+    """One sentence with the machine and the versions."""
     facts = result["environment"]
     sets = ", ".join(facts["instruction_sets"]) or "no vector extensions that matter here"
     gpus = [device for device in facts["devices"] if device.startswith("GPU")]
@@ -91,20 +96,20 @@ def machine(result: Mapping[str, Any]) -> str:
     )
     if widest(result) > QUIET:
         text += (
-            f"\n\n**The machine was not quiet: intervals of `fit` reach ±{widest(result):.0%}. Read the ratios with their "
-            "intervals.**"
+            f"\n\n**The machine was not quiet: intervals of `fit` reach ±{widest(result):.0%}. Read each ratio with its "
+            "interval.**"
         )
     return text
 
 
 def widest(result: Mapping[str, Any]) -> float:
-    """Half of the widest interval of a row `fit`, as a part of its median."""
+    """Half the width of the widest interval among the rows `fit`, as a part of the median."""
     fits = [row for row in result["rows"] if row["loop"] == "fit"]
     return max((row["interval"][1] - row["interval"][0]) / 2 / row["ms_per_step"] for row in fits)
 
 
 def matrix(result: Mapping[str, Any]) -> str:
-    """A table for each cell."""
+    """One table for each combination of model, batch size and precision, and the rows that failed."""
     parts = []
     header = ["loop", "ms a step", "examples/s", "× fit", "× fit_tuned", "first step", "peak memory"]
     for rows in presentation.cells(result["rows"]).values():
@@ -133,7 +138,7 @@ def matrix(result: Mapping[str, Any]) -> str:
 
 
 def outcome(result: Mapping[str, Any]) -> str:
-    """In which cells the fastest execution beats the best-tuned `fit`, in which it doesn't."""
+    """How the fastest execution compares with the best-tuned `fit` for each model, batch size and precision."""
     lines = []
     for rows in presentation.cells(result["rows"]).values():
         best = rows[presentation.fastest(list(rows.values()))]
@@ -149,11 +154,11 @@ def outcome(result: Mapping[str, Any]) -> str:
                 f"{memory:.2f}",
             ]
         )
-    return table(["job", "fastest", "× fit_tuned", "that is a", "memory ÷ fit"], lines)
+    return table(["job", "fastest", "× fit_tuned", "result", "memory ÷ fit"], lines)
 
 
 def aims(result: Mapping[str, Any]) -> str:
-    """What was aimed at, and what was measured."""
+    """What the project set out to reach, and what was measured."""
     rows = {(row["model"], row["batch_size"], row["precision"], row["loop"]): row for row in result["rows"]}
     lines = []
     for model, batch_size, precision, loop, base, aim in AIMS:
@@ -169,7 +174,7 @@ def aims(result: Mapping[str, Any]) -> str:
         else:
             pair = (row, other) if base == "floor" else (other, row)
             laps = presentation.pair(*(one["laps_ms"] for one in pair))
-            measured, (low, high) = bootstrap.ratio(*laps), bootstrap.ratio_interval(*laps)
+            measured, (low, high) = bootstrap.median_ratio(*laps), bootstrap.median_ratio_interval(*laps)
             text = f"{measured:.2f} ({low:.2f}–{high:.2f})"
             at_most = f"`{loop}` takes at most {aim}× the floor"
             what = at_most if base == "floor" else f"`{loop}` is {aim}× as fast as `{base}`"
@@ -178,26 +183,29 @@ def aims(result: Mapping[str, Any]) -> str:
     for model, batch_size, aim in BFLOAT16_AIMS:
         laps = _by_threads(result, model, batch_size).get((0, 0))
         if laps is not None:
-            measured, (low, high) = bootstrap.ratio(*laps.values()), bootstrap.ratio_interval(*laps.values())
+            measured, (low, high) = (
+                bootstrap.median_ratio(*laps.values()),
+                bootstrap.median_ratio_interval(*laps.values()),
+            )
             what = f"{model}, batch {batch_size}: `graph` is {aim}× as fast in bfloat16 as in float32"
             lines.append([what, f"{measured:.2f} ({low:.2f}–{high:.2f})", "yes" if measured >= aim else "no"])
     return table(["aim", "measured", "reached"], lines)
 
 
 def bfloat16(result: Mapping[str, Any]) -> str:
-    """The loop in both precisions, with both numbers of threads."""
+    """The times of the loop in both precisions, with both numbers of threads."""
     if not result["precisions"]:
-        return "Not measured on this machine; `make benchmark` does where a CPU has AMX or AVX-512 BF16."
+        return "Not measured on this machine. `make benchmark` measures it on a CPU with AMX or AVX-512 BF16."
     lines = []
     for model, batch_size in dict.fromkeys((row["model"], row["batch_size"]) for row in result["precisions"]):
         for threads, laps in _by_threads(result, model, batch_size).items():
             texts = []
             for times in laps.values():
-                low, high = bootstrap.interval(times)
+                low, high = bootstrap.median_interval(times)
                 median, low, high = map(presentation.number, (statistics.median(times), low, high))
                 texts.append(f"{median} ({low}–{high})")
-            low, high = bootstrap.ratio_interval(*laps.values())
-            ratio = f"{bootstrap.ratio(*laps.values()):.2f} ({low:.2f}–{high:.2f})"
+            low, high = bootstrap.median_ratio_interval(*laps.values())
+            ratio = f"{bootstrap.median_ratio(*laps.values()):.2f} ({low:.2f}–{high:.2f})"
             lines.append([f"{model}, batch {batch_size}, {_threads_text(threads)}", *texts, ratio])
     return table(["job", "float32, ms a step", "bfloat16, ms a step", "float32 ÷ bfloat16"], lines)
 
@@ -205,7 +213,7 @@ def bfloat16(result: Mapping[str, Any]) -> str:
 def _by_threads(
     result: Mapping[str, Any], model: str, batch_size: int
 ) -> dict[tuple[int, int], dict[str, list[float]]]:
-    """The laps in float32 and in bfloat16, by threads in an op and ops at a time."""
+    """The laps in float32 and in bfloat16, by the threads in an op and the ops at a time."""
     found: dict[tuple[int, int], dict[str, list[float]]] = {}
     for row in result["precisions"]:
         if (row["model"], row["batch_size"]) == (model, batch_size):
@@ -220,7 +228,7 @@ def _threads_text(threads: tuple[int, int]) -> str:
 
 
 def grid(result: Mapping[str, Any]) -> str:
-    """The grid that `fit_tuned` is the best of: ms a step."""
+    """The milliseconds a step of each setting in the grid from which `fit_tuned` is the best."""
     entries = result["method"]["fit_grid"]
     columns = [(entry["steps_per_execution"], entry["jit_compile"]) for entry in entries[0]["grid"]]
     header = ["job", *(f"{k}{', XLA' if jit else ''}" for k, jit in columns)]
@@ -233,9 +241,9 @@ def grid(result: Mapping[str, Any]) -> str:
 
 
 def peers(result: Mapping[str, Any]) -> str:
-    """The same job elsewhere."""
+    """The times of the same job in other frameworks."""
     if not result["peers"]:
-        return "Not measured here; `make benchmark` does."
+        return "Not measured on this machine. `make benchmark` measures it."
     header = ["", "version", "ms a step", "time ÷ the loop's"]
     parts = []
     for one in result["peers"]:
@@ -260,20 +268,20 @@ def peers(result: Mapping[str, Any]) -> str:
 
 
 def alone(result: Mapping[str, Any]) -> str:
-    """The row `fit` against the script that only calls `fit`, out of the same turns."""
+    """The row `fit` against the script that only calls `fit`. Both were measured in the same turns."""
     lines = []
     for one in result["peers"]:
         laps = {row["peer"]: row["laps_ms"] for row in one["rows"] if "laps_ms" in row}
         row, script = (laps.get(name) for name in ("fit, the benchmark's row", "fit, called by fit_alone.py"))
         if row is None or script is None:
             continue
-        low, high = bootstrap.ratio_interval(row, script)
-        lines.append([presentation.title_of(one), f"{bootstrap.ratio(row, script):.3f} ({low:.3f}–{high:.3f})"])
+        low, high = bootstrap.median_ratio_interval(row, script)
+        lines.append([presentation.title_of(one), f"{bootstrap.median_ratio(row, script):.3f} ({low:.3f}–{high:.3f})"])
     return table(["job", "time of the row `fit` ÷ time of `fit_alone.py`"], lines)
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The ratio to the best-tuned `fit`, and the picture."""
+    """The speed against the best-tuned `fit`, and the picture."""
     cells = presentation.cells(result["rows"])
     phrases = []
     for rows in cells.values():
@@ -281,18 +289,21 @@ def headline(result: Mapping[str, Any]) -> str:
         if first["batch_size"] == 32 and first["precision"] == "float32":
             best = rows[presentation.fastest(list(rows.values()))]
             tie = ", a tie" if bootstrap.is_tie(best["ratio_to_fit_tuned_interval"]) else ""
-            phrases.append(f"{best['ratio_to_fit_tuned']:.2f}× on `{best['model']}` (`{best['loop']}`{tie})")
+            phrases.append(
+                f"{best['ratio_to_fit_tuned']:.2f} times as fast on `{best['model']}` (`{best['loop']}`{tie})"
+            )
     facts = result["environment"]
     busy = ", on a machine that was not quiet" if widest(result) > QUIET else ""
     return (
-        f"**{' and '.join(phrases)} the speed of the best-tuned `model.fit`**, batch 32, float32, "
-        f"on {facts['cpus']} CPU cores{busy} ([how it was measured, and where it doesn't win](docs/performance.md)):\n\n"
+        f"**Against the best-tuned `model.fit`, the loop is {' and '.join(phrases)}**, with batches of 32 in float32 "
+        f"on {facts['cpus']} CPU cores{busy}. "
+        "[How it was measured, and where it doesn't win](docs/performance.md).\n\n"
         "![milliseconds a step, by model, batch size and precision](docs/performance.png)"
     )
 
 
 def gpu(result: Mapping[str, Any]) -> str:
-    """What `make gpu` found on a GPU: speed against `fit` at the larger batch, and what parity said."""
+    """What `make gpu` found on a GPU: the speed against `fit` at the largest batch size, and the verdict of parity."""
     found = {
         (row["precision"], row["loop"]): row for row in result["gpu"]["rows"]
     }  # the last batch size is the largest
@@ -318,7 +329,7 @@ PARTS = {part.__name__: part for part in (machine, matrix, outcome, aims, bfloat
 
 
 def render(page: str, result: Mapping[str, Any]) -> str:
-    """A page with its measured parts written anew. Raises KeyError for a part that nobody knows."""
+    """A page with its measured parts written again. Raises KeyError for a part that isn't in `PARTS`."""
 
     def part(match: re.Match[str]) -> str:
         return f"<!-- measured: {match[1]} -->\n{PARTS[match[1]](result)}\n<!-- end -->"
@@ -336,7 +347,11 @@ def main() -> int:
             if "--check" not in sys.argv:
                 path.write_text(new, encoding="utf-8")
     if "--check" in sys.argv:
-        print(*(f"{path}: not what benchmarks/results/ says" for path in stale), sep="\n", end="\n" if stale else "")
+        print(
+            *(f"{path}: differs from the results in benchmarks/results/" for path in stale),
+            sep="\n",
+            end="\n" if stale else "",
+        )
         return 1 if stale else 0
     presentation.draw({**result, "curves": []}, PICTURE)
     print(*(f"wrote {path}" for path in [*stale, PICTURE.relative_to(ROOT)]), sep="\n")

@@ -43,5 +43,5 @@ def take_turns(blocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 def ratio(found: Mapping[str, list[float]], name: str, base: str) -> dict[str, Any]:
     """How many times as long as `base` a block took: the median over the rounds."""
     ratios = [one / other for one, other in zip(found[name], found[base], strict=True)]
-    low, high = bootstrap.interval(ratios)
+    low, high = bootstrap.median_interval(ratios)
     return {"ratio": round(statistics.median(ratios), 4), "interval": [round(low, 4), round(high, 4)]}

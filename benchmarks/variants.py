@@ -63,11 +63,11 @@ def main() -> None:
         cells[number] = Cell(*groups)
     found = laps_in_turns(cells, arguments.steps, arguments.laps, arguments.row)
     for number, laps in found.items():
-        low, high = bootstrap.interval(laps)
+        low, high = bootstrap.median_interval(laps)
         line = f"{variants[number]}: {statistics.median(laps):.3g} ({low:.3g}–{high:.3g}) ms a step"
         if number:
-            low, high = bootstrap.ratio_interval(found[0], laps)
-            line += f", {bootstrap.ratio(found[0], laps):.2f} ({low:.2f}–{high:.2f}) times as fast as the first"
+            low, high = bootstrap.median_ratio_interval(found[0], laps)
+            line += f", {bootstrap.median_ratio(found[0], laps):.2f} ({low:.2f}–{high:.2f}) times as fast as the first"
         print(line)
 
 

@@ -2,7 +2,7 @@
 
 dataset = data.load("fashion_mnist")
 train_feed = dataset.train_feed(batch_size=32, seed=0)
-for batch in train_feed(start_step=1000).take(3): ...   # dicts: x, y, index
+for batch in train_feed(start_step=1000).take(3): ...   # dicts with x, y and index
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from loopwright.data.catalog import DATASETS, FEEDS, prepared
     from loopwright.data.dataset import Dataset
     from loopwright.data.errors import DataError
-    from loopwright.data.feed import Feed, RandomAccessFeed, array_feed
+    from loopwright.data.feed import RandomAccessFeed, array_feed
     from loopwright.data.loading import load
-    from loopwright.data.sequential import SequentialFeed
+    from loopwright.data.protocols import Feed
+    from loopwright.data.sequential_feed import SequentialFeed
     from loopwright.data.stacked_feed import StackedFeed
 
 _HOME = {
@@ -24,9 +25,9 @@ _HOME = {
     "FEEDS": "loopwright.data.catalog",
     "DataError": "loopwright.data.errors",
     "Dataset": "loopwright.data.dataset",
-    "Feed": "loopwright.data.feed",
+    "Feed": "loopwright.data.protocols",
     "RandomAccessFeed": "loopwright.data.feed",
-    "SequentialFeed": "loopwright.data.sequential",
+    "SequentialFeed": "loopwright.data.sequential_feed",
     "StackedFeed": "loopwright.data.stacked_feed",
     "array_feed": "loopwright.data.feed",
     "load": "loopwright.data.loading",

@@ -1,4 +1,4 @@
-"""ArrayRecord copies of TFRecord files, for reading at random."""
+"""ArrayRecord copies of TFRecord files, which can be read at random."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 
 from loopwright.data.errors import DataError, first_line
-from loopwright.data.records import ARRAY_RECORD, RecordFile, RecordFiles, array_record_module
+from loopwright.data.record_files import ARRAY_RECORD, RecordFile, RecordFiles, array_record_module
 
-_WRITER_OPTIONS = "group_size:1"  # one record a group, as TFDS writes them: the fastest to read at random
+_WRITER_OPTIONS = "group_size:1"  # One record in a group, as TFDS writes them: this is the fastest to read at random.
 _AT_ONCE = 512
 
 
@@ -24,11 +24,14 @@ def installed() -> bool:
 def copy_to_array_record(
     files: RecordFiles, *, skip_damaged: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> RecordFiles:
-    """The same records in ArrayRecord files beside the TFRecord ones, written where they aren't there yet.
+    """The same records in ArrayRecord files beside the TFRecord files. Files that don't exist yet are written.
 
-    Whole files are copied, also where the split takes a part of one, so that other splits find them. Each file appears at
-    once and complete; records keep their places, and with `skip_damaged` a damaged one becomes an empty one. Raises
-    DataError if the folder can't be written, for a damaged record, and if the ArrayRecord writer isn't installed.
+    Whole files are copied, even if the split takes only a part of one, because other splits need the rest. A file
+    appears only when it is complete. Records keep their places; with `skip_damaged`, a damaged record becomes an empty
+    one.
+
+    Raises DataError if the folder can't be written, for a damaged record, and if the ArrayRecord writer isn't
+    installed.
     """
     copies = files.as_format(ARRAY_RECORD)
     module = array_record_module()
@@ -48,23 +51,23 @@ def copy_to_array_record(
                         progress(done, total)
                 writer.close()
                 unfinished.replace(target.path)
-        except (OSError, RuntimeError) as error:  # the writer's own is a RuntimeError
+        except (OSError, RuntimeError) as error:  # The writer raises RuntimeError.
             raise DataError(
-                f"{folder} can't take an ArrayRecord copy ({first_line(error)}), which reading at random needs; choose "
-                "another --data_dir, or --feed=sequential"
+                f"can't write ArrayRecord copies to {folder} ({first_line(error)}), and reading at random needs them; "
+                "choose another data_dir, or feed='sequential'"
             ) from None
     return copies
 
 
 def _all_records(files: RecordFiles, source: RecordFile, skip_damaged: bool) -> Iterator[Sequence[bytes]]:
-    """All records of a file, in lists."""
+    """All records of a file, in order, as lists of records."""
     done = 0
     try:
         for batch in files.of_file(source.path, 0, source.size).batch(_AT_ONCE).prefetch(2):
             yield batch.numpy()
             done += len(batch)
     except tf.errors.DataLossError:
-        if not skip_damaged:  # the reader by place says which record it is
+        if not skip_damaged:  # The reader by place names the damaged record.
             files.readers.read(source.path, range(done, min(done + _AT_ONCE, source.size)), verify=True)
             raise
     for place in range(done, source.size):

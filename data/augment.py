@@ -1,9 +1,11 @@
-"""Augmentation: random changes of images, a function of (seed, sample index, epoch) and of nothing else.
+"""Augmentation: random changes of images that depend only on (seed, sample index, epoch).
 
-`--augment=flip,translate:2,crop:4,cutout:8` changes a batch in one go. Every built-in operation says for each row and each
-column of the new image which row and column of the old one it shows; the operations are composed on these small maps, and
-the pixels move once at the end. A sample's picture in an epoch is the same whatever the batch size, the shard, the feed and
-the step at which the stream was opened.
+`flip,translate:2,crop:4,cutout:8` changes a whole batch in one go. For each row and each column of the new image, a
+built-in operation says which row and column of the old image it shows. The operations are composed on these small maps,
+and the pixels move only once, at the end.
+
+The picture of a sample in an epoch doesn't depend on the batch size, the shard, the feed, or the step at which the
+stream was opened.
 """
 
 from __future__ import annotations
@@ -20,21 +22,22 @@ from loopwright.data import stateless_random
 from loopwright.data.errors import DataError
 from loopwright.data.feed import scale
 
-#: Of one axis: where each new row (or column) looks, int64 `[B, size]`, with -1 where it is empty; None: where it was.
+#: For one axis: which old row (or column) each new one shows, int64 `[B, size]`, with -1 for an empty one. None means
+#: that nothing moves along this axis.
 AxisMap = Any
 
-#: From bits `[B]`, height, width and an amount of pixels to the maps of both axes.
+#: Turns random bits `[B]`, the height, the width and a number of pixels into the maps of both axes.
 Operation = Callable[[tf.Tensor, int, int, int], tuple[AxisMap, AxisMap]]
 UserFunction = Callable[[Any, tf.Tensor], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Operations in their order, drawn with a seed; callable as a feed wants it.
+    """Operations that are applied one after the other, with draws from a seed. A feed can call it as its `augment`.
 
-    Built-in operations act on every input of the form uint8 or float `[B, H, W, C]`; several images of a sample move
-    together. A user's function gets all of `x` (scaled to [0, 1] where it was uint8) and keys uint64 `[B]`, from which
-    `mixing.draw` makes random bits; it returns inputs of the same shapes.
+    Built-in operations change every input of the form `[B, H, W, C]`, uint8 or float. Several images of a sample move
+    together. A user's function gets all of `x` (scaled to [0, 1] if it was uint8) and keys uint64 `[B]`, from which
+    `stateless_random.draw` makes random bits. It returns inputs of the same shapes.
     """
 
     steps: tuple[tuple[Operation, int] | UserFunction, ...]
@@ -53,13 +56,13 @@ class Augment:
 
 
 def flip(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
-    """Left and right change places with a probability of a half."""
+    """Swaps left and right with a probability of one half."""
     columns = tf.range(width, dtype=tf.int64)
     return None, tf.where(stateless_random.integers(bits, 2)[:, tf.newaxis] == 1, width - 1 - columns, columns)
 
 
 def translate(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
-    """A shift of up to `amount` pixels up or down and left or right; what comes in is empty (zero)."""
+    """Shifts the image by up to `amount` pixels up or down, and left or right. Uncovered pixels are empty (zero)."""
     rows, columns = _shifted(bits, height, width, amount)
     empty = tf.constant(-1, tf.int64)
     return tf.where(rows < height, tf.maximum(rows, empty), empty), tf.where(
@@ -68,18 +71,18 @@ def translate(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[Ax
 
 
 def crop(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
-    """Padded by `amount` pixels, which mirror the image at its border, and cropped at random to the size that it had."""
+    """Pads the image by `amount` pixels, mirrored at the border, and crops it at a random place to its old size."""
     rows, columns = _shifted(bits, height, width, amount)
     return _mirrored(rows, height), _mirrored(columns, width)
 
 
 def cutout(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[AxisMap, AxisMap]:
-    """A square of `amount` pixels, centred anywhere in the image, becomes empty (DeVries and Taylor, arXiv:1708.04552)."""
+    """Empties a square of `amount` by `amount` pixels, centred anywhere (DeVries and Taylor, arXiv:1708.04552)."""
     top, left = stateless_random.two_integers(bits, height, width)
     return _emptied(top, height, amount), _emptied(left, width, amount)
 
 
-#: By name: the operation, and whether it takes a number of pixels.
+#: Each operation by name, and whether it takes a number of pixels.
 OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "flip": (flip, False),
     "translate": (translate, True),
@@ -89,10 +92,10 @@ OPERATIONS: dict[str, tuple[Operation, bool]] = {
 
 
 def parse(text: str, *, seed: int = 0) -> Augment | None:
-    """`flip,translate:2,crop:4,cutout:8,module:function` to an augmentation; None for the empty text.
+    """The augmentation that a text such as `flip,translate:2,crop:4,module:function` describes; None for an empty text.
 
-    Raises DataError (exit 2) for an unknown operation, a missing or wrong number of pixels, and a function that isn't
-    there.
+    Raises DataError (exit 2) for an unknown operation, a missing or wrong number of pixels, and a function that doesn't
+    exist.
     """
     steps: list[Any] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
@@ -101,7 +104,7 @@ def parse(text: str, *, seed: int = 0) -> Augment | None:
             operation, sized = OPERATIONS[name]
             if sized != (argument.isascii() and argument.isdigit() and int(argument) > 0):
                 form = f"{name}:PIXELS, such as {name}:4" if sized else f"{name} alone"
-                raise DataError(f"--augment={word}: write {form}", exit_code=2)
+                raise DataError(f"augment={word!r}: write {form}", exit_code=2)
             steps.append((operation, int(argument or 0)))
         else:
             steps.append(_user_function(word))
@@ -110,18 +113,24 @@ def parse(text: str, *, seed: int = 0) -> Augment | None:
 
 def _user_function(word: str) -> UserFunction:
     if ":" not in word:
-        raise DataError(f"--augment={word}: choose from {', '.join(OPERATIONS)}, or give module:function", exit_code=2)
+        raise DataError(f"augment={word!r}: choose from {', '.join(OPERATIONS)}, or give module:function", exit_code=2)
     try:
         function = pkgutil.resolve_name(word)
     except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"--augment={word}: {error}; choose from {', '.join(OPERATIONS)}", exit_code=2) from None
+        raise DataError(
+            f"augment={word!r}: can't be imported: {error}; choose from {', '.join(OPERATIONS)}, or module:function",
+            exit_code=2,
+        ) from None
     if not callable(function):
-        raise DataError(f"--augment={word}: is no function", exit_code=2)
-    return tf.function(function)  # with AutoGraph, which the feeds do without
+        raise DataError(
+            f"augment={word!r}: not a function (type {type(function).__name__}); name one that takes (x, keys)",
+            exit_code=2,
+        )
+    return tf.function(function)  # with AutoGraph, because a user's function may hold Python loops over tensors
 
 
 def _move(x: Any, keys: tf.Tensor, run: list[tuple[int, Operation, int]]) -> Any:
-    """Applies operations to every image of the inputs."""
+    """Applies operations to all images among the inputs."""
     if not run:
         return x
     return tf.nest.map_structure(lambda part: _move_image(part, keys, run) if part.shape.rank == 4 else part, x)
@@ -134,7 +143,7 @@ def _move_image(x: tf.Tensor, keys: tf.Tensor, run: list[tuple[int, Operation, i
     holes: list[tuple[tf.Tensor, tf.Tensor]] = []
     for number, operation, amount in run:
         new_rows, new_columns = operation(stateless_random.draw(keys, number), height, width, amount)
-        if operation is cutout:  # empty where both axes are
+        if operation is cutout:  # A pixel is empty if both its row and its column are.
             holes.append((new_rows < 0, new_columns < 0))
             continue
         rows, columns = _look_up(rows, new_rows, -1), _look_up(columns, new_columns, -1)
@@ -149,7 +158,7 @@ def _move_image(x: tf.Tensor, keys: tf.Tensor, run: list[tuple[int, Operation, i
 
 
 def _gather_pixels(x: tf.Tensor, rows: AxisMap, columns: AxisMap) -> tf.Tensor:
-    """The pixels of each image at its rows and columns, taken for 0 where they are -1."""
+    """The pixels of each image at the given rows and columns; -1 counts as 0 here."""
     height, width = x.shape[1], x.shape[2]
     first = tf.range(tf.shape(x, tf.int64)[0])[:, tf.newaxis] * height
     rows = tf.range(height, dtype=tf.int64) if rows is None else tf.maximum(rows, 0)
@@ -163,7 +172,7 @@ def _stays_inside(run: list[tuple[int, Operation, int]]) -> bool:
 
 
 def _look_up(values: AxisMap, places: AxisMap, otherwise: Any) -> AxisMap:
-    """`values` `[B, size]` at the places, and `otherwise` where a place is empty."""
+    """`values` `[B, size]` at the given places, and `otherwise` at empty places."""
     if values is None or places is None:
         return places if values is None else values
     found = tf.gather(values, tf.maximum(places, 0), batch_dims=1)
@@ -171,7 +180,7 @@ def _look_up(values: AxisMap, places: AxisMap, otherwise: Any) -> AxisMap:
 
 
 def _shifted(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rows and columns, each shifted by -amount to amount."""
+    """All rows and all columns of the images, shifted by -amount to amount."""
     shifts = stateless_random.two_integers(bits, 2 * amount + 1, 2 * amount + 1)
     rows, columns = (
         tf.range(-amount, size - amount, dtype=tf.int64) + shift[:, tf.newaxis]
@@ -181,7 +190,7 @@ def _shifted(bits: tf.Tensor, height: int, width: int, amount: int) -> tuple[tf.
 
 
 def _mirrored(places: tf.Tensor, size: int) -> AxisMap:
-    """Places outside the axis, mirrored at its ends (the border pixel isn't repeated), however far out."""
+    """Mirrors places outside the axis at its ends, however far out they lie. The border pixel isn't repeated."""
     if size == 1:
         return tf.zeros_like(places)
     period = 2 * (size - 1)
@@ -190,6 +199,6 @@ def _mirrored(places: tf.Tensor, size: int) -> AxisMap:
 
 
 def _emptied(centre: tf.Tensor, size: int, amount: int) -> AxisMap:
-    """-1 at the `amount` places around a centre, 0 elsewhere."""
+    """-1 at the `amount` places around a centre, and 0 at all other places."""
     off = tf.range(amount // 2, size + amount // 2, dtype=tf.int64) - centre[:, tf.newaxis]
     return -tf.cast((off >= 0) & (off < amount), tf.int64)

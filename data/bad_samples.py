@@ -1,8 +1,8 @@
-"""Bad samples: records that are damaged or cut off, pictures that don't decode, labels out of range, numbers not finite.
+"""Bad samples: damaged records, pictures that can't be decoded, labels out of range, and numbers that aren't finite.
 
-By default a bad sample ends the run with a message that names it. With a bound on their number, bad samples are looked for
-before training (one pass over the split), left out of the epochs and counted: so every feed knows them from the start, and
-the stream stays a function of the step.
+By default a bad sample ends the run with a message that names it. If some bad samples are allowed, one pass over the
+split looks for them before training, and the epochs leave them out. Every feed thus knows them from the start, and the
+stream stays a function of the step.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
 
-from loopwright.data.errors import DataError
-from loopwright.data.records import first_line
-from loopwright.data.splits import READ_AT_ONCE, StoredSplit
+from loopwright.data.errors import DataError, short_reason
+from loopwright.data.protocols import StoredSplit
+from loopwright.data.splits import READ_AT_ONCE
 
 
 def why_bad(split: StoredSplit, index: int) -> str | None:
-    """What is wrong with a sample; None if nothing is."""
+    """What is wrong with a sample, or None if it is good."""
     try:
         split.read_one(index)
     except tf.errors.OpError as error:
-        return f"{split.describe(index)}: {first_line(error)}"
+        return f"{split.describe(index)}: {short_reason(error)}"
     except DataError as error:
         return str(error)
     return None
@@ -36,10 +36,10 @@ def find_bad(
     known: Mapping[int, str] = types.MappingProxyType({}),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, str]:
-    """The bad samples of a split and what is wrong with each, found in one pass that reads and decodes everything.
+    """The bad samples of a split, and what is wrong with each. One pass reads and decodes all samples.
 
-    Raises DataError as soon as there are more than `limit` beside those that are known; it names the newest by index,
-    file and place.
+    Raises DataError as soon as there are more than `limit` bad samples, not counting those in `known`. The error names
+    the last one found by index, file and place.
     """
     bad: dict[int, str] = {}
     place, total = 0, split.num_examples
@@ -50,7 +50,7 @@ def find_bad(
                 if progress:
                     progress(place, total)
         except tf.errors.OpError as error:
-            reason = first_line(error)
+            reason = short_reason(error)
         else:
             reason = f"{split.describe(place)}: cut off" if place < total else ""
         if place >= total:
@@ -58,14 +58,16 @@ def find_bad(
         stop = min(place + READ_AT_ONCE, total)
         found = _look_at(split, range(place, stop), name, limit=limit - len(bad.keys() - known.keys()), known=known)
         if not found:
-            raise DataError(f"{name}: samples {place} to {stop - 1} can't be read as a batch, but each can: {reason}")
+            raise DataError(
+                f"{name}: samples {place} to {stop - 1} can be read one by one, but not as a batch: {reason}"
+            )
         bad |= found
         place = stop
     return bad
 
 
 def explain(split: StoredSplit, name: str, places: Iterable[int]) -> DataError | None:
-    """The error that names the first bad sample among some places; None if they are all good."""
+    """The error that names the first bad sample among the given places, or None if all are good."""
     for index in places:
         reason = why_bad(split, index)
         if reason:
@@ -89,6 +91,6 @@ def _look_at(
 
 def _error(name: str, index: int, reason: str) -> DataError:
     return DataError(
-        f"{name}: sample {index} is bad: {reason}; mend the data and prepare it again, or leave a few bad samples out with "
-        "--max_bad_records=N"
+        f"{name}: sample {index} is bad: {reason}; repair the data and prepare it again, or leave out up to N bad "
+        "samples with max_bad_records=N"
     )

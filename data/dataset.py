@@ -1,4 +1,4 @@
-"""Datasets: a frozen description of what there is, and the feeds over it."""
+"""Datasets: a frozen description of the data, and the feeds over it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ import tensorflow_datasets as tfds
 from loopwright.data import array_records, augment, bad_samples
 from loopwright.data.decoding import Keys, nbytes
 from loopwright.data.errors import DataError
-from loopwright.data.feed import Augmentation, Epochs, Feed, RandomAccessFeed
+from loopwright.data.feed import Epochs, RandomAccessFeed
 from loopwright.data.image_folder import ImageFiles
 from loopwright.data.memory import MemorySource
-from loopwright.data.records import ARRAY_RECORD
-from loopwright.data.sequential import sequential_feed
-from loopwright.data.splits import RecordSplit, StoredSplit, decode_all, good_batches
+from loopwright.data.protocols import Augmentation, Feed, StoredSplit
+from loopwright.data.record_files import ARRAY_RECORD
+from loopwright.data.sequential_feed import sequential_feed
+from loopwright.data.splits import RecordSplit, decode_all, good_batches
 
-#: Called with what is being done, how much of it is done, and how much there is in all.
+#: Called as `progress(what, done, total)`: what is being done, how much of it is done, and how much there is in all.
 Progress = Callable[[str, int, int], None]
 
 _SAMPLES_IN_FINGERPRINT = 64
-_STEPS_READ_AHEAD = 64  # on both sides of a step: how far a failed call had come, and what is read ahead, isn't known
+#: How far to look for a bad sample before and after a step. Nobody knows how far a failed call had come, or how far the
+#: feed had read ahead.
+_STEPS_AROUND_AN_ERROR = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +42,13 @@ class Options:
     """How the feeds of a dataset are made.
 
     Attributes:
-      feed: `memory`, `streaming`, `sequential`, or `auto`: memory for what fits into the budget, else streaming where
-        ArrayRecord files are there or may be written, else sequential.
+      feed: `memory`, `streaming`, `sequential` or `auto`. `auto` takes `memory` if the samples fit into the budget. If
+        not, it takes `streaming` if ArrayRecord files exist or may be written, and `sequential` otherwise.
       memory_budget: bytes that decoded samples may take.
       prepare_array_record: whether an ArrayRecord copy may be written beside TFRecord files.
-      max_bad_records: bad samples that are left out of each split before it is an error.
+      max_bad_records: the most bad samples that are left out of each split. More than these are an error.
       progress: called while a split is decoded, copied or searched.
-      say: called with a line for the user where a choice has a price.
+      say: called with a line for the user when a choice has a price.
     """
 
     feed: str = "auto"
@@ -61,14 +64,15 @@ class Dataset:
     """A dataset of inputs and class labels, or regression targets.
 
     Attributes:
-      name: as it was asked for; `full_name` is that with configuration and version.
-      features: as TFDS describes them.
-      split_sizes: samples in each split that has a name.
-      train_split, eval_split: in TFDS syntax.
+      name: the name that `load` was given; `full_name` adds configuration and version.
+      features: the features as TFDS describes them.
+      split_sizes: the number of samples in each named split.
+      train_split, eval_split: the two splits, in TFDS syntax.
       keys: which features are inputs, label and sample weight.
-      input_shape: of one sample, without the batch; by name where there are several inputs.
-      class_names: empty where the label is a regression target.
-      open_split: from a split to where its samples lie.
+      input_shape: the shape of one sample, without the batch; a dict by name if there are several inputs.
+      class_names: the names of the classes; empty if the label is a regression target.
+      open_split: gives the stored samples of a split.
+      options: how the feeds are made.
     """
 
     name: str
@@ -85,7 +89,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, 0 for regression."""
+        """The number of classes, or 0 for regression."""
         return len(self.class_names)
 
     @property
@@ -102,10 +106,10 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over what both splits hold: name and version, features, sizes, first samples;
-        of a folder of images the list of its files, too.
+        """16 hex digits of a SHA-256 over name and version, features, and the sizes and first samples of both splits.
 
-        The same for every file format and every feed.
+        For a folder of images, the list of its files is part of it, too. The fingerprint is the same for every file
+        format and every feed.
         """
         digest = hashlib.sha256()
         splits = (self.train_split, self.eval_split)
@@ -125,13 +129,14 @@ class Dataset:
     def train_feed(
         self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False, augment: str | Augmentation | None = None
     ) -> Feed:
-        """The shuffled, endless feed over the training split; `augment` as `--augment` is written, or a function."""
+        """The shuffled, endless feed over the training split. `augment` is a text like `flip,crop:4`, or a function."""
         return self.feed(self.train_split, batch_size, seed=seed, drop_remainder=drop_remainder, augment=augment)
 
     def eval_feed(self, batch_size: int, *, pad: bool = False) -> Feed:
-        """The evaluation split in fixed order, every sample once.
+        """The feed over the evaluation split, in fixed order. Every sample comes once.
 
-        The last batch is ragged or, with `pad`, filled up to `batch_size` rows, and `mask` says which rows are samples.
+        The last batch may be ragged. With `pad` it is filled up to `batch_size` rows, and `mask` says which rows are
+        samples.
         """
         size = self.split(self.eval_split).num_examples - len(self.bad(self.eval_split))
         return self.feed(self.eval_split, batch_size if pad else min(batch_size, size), shuffle=False, pad=pad)
@@ -147,12 +152,12 @@ class Dataset:
         drop_remainder: bool = False,
         pad: bool = False,
     ) -> Feed:
-        """A feed over any split. Raises DataError for a batch size out of range and for bad samples."""
+        """A feed over any split. Raises DataError for a batch size out of range, and for too many bad samples."""
         places = tuple(sorted(self.bad(split)))
         size = self.split(split).num_examples - len(places)
         if not 1 <= batch_size <= (batch_size if pad and size else size):
             raise DataError(
-                f"--batch_size={batch_size} is larger than the split {split!r} of {self.name} ({size} samples); "
+                f"batch_size={batch_size} is larger than the split {split!r} of {self.name} ({size} samples); "
                 f"choose at most {size}",
                 exit_code=2,
             )
@@ -167,19 +172,19 @@ class Dataset:
         return sequential_feed(stored, epochs, seed=seed, augment=change, bad=places)  # type: ignore[arg-type]
 
     def kind(self, split: str) -> str:
-        """The feed that the options make of a split: `memory`, `streaming` or `sequential`."""
+        """The feed that the options choose for a split: `memory`, `streaming` or `sequential`."""
         if ("kind", split) not in self._cache:
             self._cache["kind", split] = self._choose(split)
         return self._cache["kind", split]
 
     def split(self, split: str) -> StoredSplit:
-        """A split as it lies on the disk."""
+        """A split as it is stored on disk."""
         if ("split", split) not in self._cache:
             self._cache["split", split] = self.open_split(split)
         return self._cache["split", split]
 
     def bad(self, split: str) -> dict[int, str]:
-        """The bad samples of a split and what is wrong with each; empty unless `max_bad_records` allows for some."""
+        """The bad samples of a split, and what is wrong with each. Empty unless `max_bad_records` allows some."""
         if self.options.max_bad_records == 0:
             return {}
         if ("bad", split) not in self._cache:
@@ -195,15 +200,15 @@ class Dataset:
         return self._cache["bad", split]
 
     def arrays(self, split: str) -> tuple[Any, np.ndarray]:
-        """A split decoded into dense arrays, in fixed order: x `[N, ...]` as stored (by name where there are several), y.
+        """A split as dense arrays in fixed order: x `[N, ...]` as stored (a dict if there are several inputs), and y.
 
-        Raises DataError for a bad sample.
+        The places of bad samples that are left out hold zeros. Raises DataError for any other bad sample.
         """
         tensors = tf.nest.map_structure(lambda tensor: tensor.numpy(), self._memory(split).tensors)
         return tensors["x"], tensors["y"]
 
     def labels(self, split: str) -> np.ndarray:
-        """The labels `[N]` of the good samples of a split, in the order of their places; nothing else is decoded."""
+        """The labels `[N]` of the good samples of a split, in the order of their places. Only labels are decoded."""
         stored, places = self.split(split), self.bad(split)
         if isinstance(stored, RecordSplit):
             only = dataclasses.replace(self.keys, inputs=(self.keys.label,), weight=None)
@@ -217,12 +222,12 @@ class Dataset:
         return np.concatenate(found)
 
     def explain(self, feed: Any, step: int) -> DataError | None:
-        """What is wrong with the samples around a step of a feed: the answer to an error in the middle of training."""
+        """The error that explains why reading failed near a step of a feed, or None if no sample there is bad."""
         source = getattr(feed, "source", None)
         if source is not None and not isinstance(source, MemorySource):
             steps = (
                 feed.places(tf.constant([s], tf.int64))[0]
-                for s in range(max(step - _STEPS_READ_AHEAD, 0), step + _STEPS_READ_AHEAD)
+                for s in range(max(step - _STEPS_AROUND_AN_ERROR, 0), step + _STEPS_AROUND_AN_ERROR)
             )
             places = [index for places in steps for index in places.numpy().ravel().tolist()]
             found = bad_samples.explain(source, f"{self.name}, split {self.train_split!r}", places)
@@ -273,7 +278,11 @@ class Dataset:
             return "streaming" if not isinstance(stored, RecordSplit) else wanted
         if wanted == "streaming":
             if not reads_at_random:
-                raise DataError(f"--feed=streaming reads ArrayRecord files, but {why_not}", exit_code=2)
+                raise DataError(
+                    f"feed='streaming' reads ArrayRecord files, but {why_not}; choose feed='memory' or "
+                    "feed='sequential'",
+                    exit_code=2,
+                )
             return wanted
         both = sum(self._decoded_bytes(name) for name in {self.train_split, self.eval_split, split})
         if both <= budget or (split != self.train_split and self._decoded_bytes(split) <= budget / 4):
@@ -285,8 +294,8 @@ class Dataset:
             self._say(f"{size}: streaming it")
             return "streaming"
         self._say(
-            f"{size}, and {why_not}: reading it in sequence (samples mix within a buffer only, and going on inside an "
-            "epoch reads that epoch up to there)"
+            f"{size}, and {why_not}: reading it in sequence (samples mix only within a buffer, and resuming inside an "
+            "epoch reads that epoch from its start)"
         )
         return "sequential"
 
@@ -296,7 +305,7 @@ class Dataset:
         copied = stored.files.file_format == ARRAY_RECORD or stored.files.as_format(ARRAY_RECORD).exist()
         if copied or self.options.prepare_array_record:
             return True, ""
-        return False, "there are TFRecord files only, and --noprepare_array_record forbids a copy"
+        return False, "there are only TFRecord files, and prepare_array_record=False forbids a copy"
 
     def _decoded_bytes(self, split: str) -> int:
         stored = self.split(split)
@@ -311,7 +320,7 @@ class Dataset:
 
     @contextlib.contextmanager
     def _explained(self, split: str, places: range | None = None) -> Iterator[None]:
-        """Turns TensorFlow's error about a bad sample of a split into the DataError that names it."""
+        """Turns TensorFlow's error about a bad sample of a split into a DataError that names the sample."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -331,12 +340,12 @@ class Dataset:
 
 
 def parse_augment(what: str | Augmentation | None, seed: int) -> Augmentation | None:
-    """An augmentation as it is written on the command line, or one that is a function already."""
+    """The augmentation that a text describes. One that is already a function, and None, are returned as they are."""
     return augment.parse(what, seed=seed) if isinstance(what, str) else what
 
 
 def default_memory_budget() -> int:
-    """A third of the memory that this machine, or the container that it is, has: bytes."""
+    """A third of the memory of this machine, or of the container in which it runs, in bytes."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = pathlib.Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"

@@ -1,4 +1,4 @@
-"""From records to tensors, by the builder's own feature specification, in TensorFlow ops."""
+"""Decoding records to tensors in TensorFlow ops, as the builder specifies its features."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from loopwright.data.autograph import no_autograph
 from loopwright.data.errors import DataError
-from loopwright.data.stacked_feed import plain
 
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """Which features make a sample: one input or several, the label or target, and the weight where there is one."""
+    """Which features make up a sample: one or more inputs, the label (or target), and optionally the weight."""
 
     inputs: tuple[str, ...]
     label: str
@@ -27,7 +27,7 @@ class Keys:
         return (*self.inputs, self.label, *([self.weight] if self.weight else []))
 
     def arrange(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Features by name to `x` (a dict of several inputs), `y` and, where there is one, `sample_weight`."""
+        """Arranges features as `x` (a dict if there are several inputs), `y` and, with a weight, `sample_weight`."""
         x = {key: features[key] for key in self.inputs} if len(self.inputs) > 1 else features[self.inputs[0]]
         arranged = {"x": x, "y": features[self.label]}
         return arranged | ({"sample_weight": features[self.weight]} if self.weight else {})
@@ -35,14 +35,15 @@ class Keys:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoder:
-    """Records `[B]` string to raw samples: `x` as stored (images uint8), `y` int64 classes or float32 targets.
+    """Decodes records `[B]` string to raw samples: `x` as stored (images are uint8), `y` int64 or float32 (a target).
 
     Args:
-      features: the builder's.
-      keys: which of them.
+      features: the features of the builder.
+      keys: which features make up a sample.
       image_size: height and width to which images are resized (bilinear, antialiased), or None.
 
-    Decoding raises InvalidArgumentError for what can't be parsed, a label out of range and a number that isn't finite.
+    Decoding raises InvalidArgumentError for a record that can't be parsed, a label out of range, and a number that
+    isn't finite. `specs` raises DataError (exit 2) for a feature that isn't a numeric array of fixed shape.
     """
 
     features: tfds.features.FeaturesDict
@@ -55,26 +56,26 @@ class Decoder:
 
     @functools.cached_property
     def num_classes(self) -> int | None:
-        """The number of classes; None where `y` is a regression target."""
+        """The number of classes, or None if `y` is a regression target."""
         label = self.features[self.keys.label]
         return label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
 
     @functools.cached_property
     def specs(self) -> dict[str, tf.TensorSpec]:
-        """Shape and dtype of each feature of a sample, without the batch."""
+        """The shape and dtype of each feature of a sample, without the batch."""
         return {key: self._spec(key) for key in self.keys.all}
 
     def arranged_specs(self) -> dict[str, Any]:
-        """The specs as `x`, `y`, `sample_weight`."""
+        """The specs, arranged as `x`, `y` and `sample_weight`."""
         return self.keys.arrange(self.specs)
 
     def __call__(self, records: tf.Tensor) -> dict[str, Any]:
-        samples = tf.map_fn(plain(self._decode_one), records, fn_output_signature=self.specs)
+        samples = tf.map_fn(no_autograph(self._decode_one), records, fn_output_signature=self.specs)
         self.check(samples)
         return self.keys.arrange(samples)
 
     def check(self, samples: dict[str, tf.Tensor]) -> None:
-        """Adds assertions to the graph: labels within the classes, numbers finite."""
+        """Adds assertions to the graph: labels are within the classes, and numbers are finite."""
         for key, tensor in samples.items():
             if key == self.keys.label and self.num_classes:
                 inside = tf.reduce_all((tensor >= 0) & (tensor < self.num_classes))
@@ -96,12 +97,15 @@ class Decoder:
         feature = self.features[key]
         shape, dtype = feature.shape, tf.as_dtype(feature.np_dtype)
         if not isinstance(shape, tuple) or not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
-            raise DataError(f"the feature {key!r} ({type(feature).__name__}) is no array of numbers", exit_code=2)
+            raise DataError(
+                f"the feature {key!r} ({type(feature).__name__}) is not an array of numbers; choose another",
+                exit_code=2,
+            )
         if self.image_size and isinstance(feature, tfds.features.Image):
             shape = (*self.image_size, shape[-1])
         if None in shape:
-            remedy = "give --image_size=HEIGHT,WIDTH" if isinstance(feature, tfds.features.Image) else "choose another"
-            raise DataError(f"samples have no fixed shape: the feature {key!r} is {shape}; {remedy}", exit_code=2)
+            remedy = "give image_size" if isinstance(feature, tfds.features.Image) else "choose another"
+            raise DataError(f"the feature {key!r} has no fixed shape, but {shape}; {remedy}", exit_code=2)
         if key == self.keys.weight or (key == self.keys.label and not self.num_classes):
             dtype = tf.float32
         elif key == self.keys.label:
@@ -112,11 +116,11 @@ class Decoder:
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """A uint8 image `[H, W, C]` at another size, uint8 again."""
+    """Resizes a uint8 image `[H, W, C]` to a height and width. The result is uint8, too."""
     resized = tf.image.resize(image, size, antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
 def nbytes(specs: Any) -> int:
-    """The bytes of one sample of the given specs."""
+    """The number of bytes in one sample of the given specs."""
     return sum(int(np.prod(spec.shape)) * spec.dtype.size for spec in tf.nest.flatten(specs))

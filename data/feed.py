@@ -1,9 +1,6 @@
-"""Feeds: the stream is a function of the step.
+"""The random-access feed and what every feed is made of: the arithmetic of epochs, and the last step to a batch.
 
-A batch is a dict of tensors: `x` `[B, ...]` float32 (or a dict of such, by input name), `y` `[B]` int64 (or the regression
-target, float32), `index` `[B]` int64 (the sample's place in its split) and, where there are any, `sample_weight` `[B]`
-float32 and `mask` `[B]` bool (false where a row is padding). What comes after a step is a pure function of (seed, step,
-shard), so a resumed run re-creates its stream at the step where it stopped and no iterator is ever saved.
+`protocols` says what a batch holds and what every feed promises.
 """
 
 from __future__ import annotations
@@ -11,70 +8,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from loopwright.data.stacked_feed import StackedFeed, plain
+from loopwright.data.autograph import no_autograph
+from loopwright.data.memory import MemorySource
+from loopwright.data.protocols import Augmentation, Batch, Source
+from loopwright.data.protocols import Feed as Feed  # where users of `array_feed` look for its type
+from loopwright.data.stacked_feed import StackedFeed
 
-#: Tensors by name; those of `x` may be a dict again.
-Batch = dict[str, Any]
-
-#: From inputs `x` and the places of their samples (`index`, `epoch`, both `[B]` int64) to inputs of the same shape.
-Augmentation = Callable[[Any, tf.Tensor, tf.Tensor], Any]
-
-
-#: What `tf.random.experimental.index_shuffle` puts before its two seeds: so a permutation here is the one it gives.
+#: `tf.random.experimental.index_shuffle` puts this number before its two seeds. With it, permutations equal its own.
 _INDEX_SHUFFLE_SEED = 498247692
-
-
-class Feed(Protocol):
-    """A stream of batches that can be opened at any step."""
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def examples_per_epoch(self) -> int: ...
-
-    @property
-    def element_spec(self) -> dict[str, Any]: ...
-
-    @property
-    def has_ragged_batch(self) -> bool:
-        """Whether the last batch of an epoch is smaller than the others."""
-        ...
-
-    @property
-    def end(self) -> int | None:
-        """The step before which the stream ends, or None for one that goes on for ever."""
-        ...
-
-    def __call__(self, start_step: int = 0) -> tf.data.Dataset: ...
-
-    def shard(self, index: int, count: int) -> Feed: ...
-
-    def stacked(self, k: int) -> StackedFeed: ...
-
-
-class Source(Protocol):
-    """Samples by their place: what a random-access feed reads from."""
-
-    @property
-    def num_examples(self) -> int: ...
-
-    def gather(self, index: tf.Tensor) -> Batch:
-        """The samples of places `[B]` int64, as they are stored: `x`, `y` and, where there are any, `sample_weight`."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Epochs:
-    """The arithmetic of epochs, which every feed shares.
+    """The arithmetic of epochs, which all feeds share.
 
-    Shuffled feeds go on for ever; feeds in fixed order end after one epoch. With `pad` every batch has `batch_size` rows:
-    the last sample is repeated in the ragged last batch, where `mask` is false.
+    A shuffled feed never ends. A feed in fixed order ends after one epoch. With `pad` every batch has `batch_size`
+    rows: the last batch of an epoch is filled up with the last sample, and `mask` is false in these rows.
 
     Raises ValueError for a batch size or a shard out of range, and for `pad` together with `drop_remainder`.
     """
@@ -89,14 +43,23 @@ class Epochs:
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.num_examples) < 1:
-            raise ValueError(f"batch_size={self.batch_size}, {self.num_examples} samples: both must be at least 1")
+            raise ValueError(
+                f"batch_size={self.batch_size} and num_examples={self.num_examples}: both must be at least 1"
+            )
         if self.batch_size > self.num_examples and not self.pad:
-            raise ValueError(f"batch_size={self.batch_size} must lie between 1 and the split's {self.num_examples}")
+            raise ValueError(
+                f"batch_size={self.batch_size} must lie between 1 and the number of samples, {self.num_examples}; "
+                "choose a smaller batch size, or pad=True"
+            )
         if not 0 <= self.shard_index < self.shard_count <= self.batch_size:
-            raise ValueError(f"shard {self.shard_index} of {self.shard_count}: must lie within 1 to the batch size")
+            raise ValueError(
+                f"shard {self.shard_index} of {self.shard_count}: the number of shards must lie between 1 and "
+                f"batch_size={self.batch_size}, and the index must be smaller than that number"
+            )
         if self.pad and self.drop_remainder:
             raise ValueError(
-                "pad and drop_remainder contradict each other: one fills the last batch, one leaves it out"
+                "pad=True and drop_remainder=True exclude each other: one fills up the last batch, the other leaves it "
+                "out; give one of them"
             )
 
     @property
@@ -118,13 +81,13 @@ class Epochs:
 
     @property
     def rows(self) -> int | None:
-        """The rows of every batch of this shard; None if they vary."""
+        """The number of rows in every batch of this shard, or None if it varies."""
         if self.has_ragged_batch:
             return None
         return len(range(self.shard_index, self.batch_size, self.shard_count))
 
     def shard(self, index: int, count: int) -> Epochs:
-        """The same epochs, seen by the replica `index` of `count`."""
+        """The same epochs as replica `index` of `count` sees them."""
         return dataclasses.replace(self, shard_index=index, shard_count=count)
 
 
@@ -132,18 +95,21 @@ class Epochs:
 class RandomAccessFeed:
     """A feed over a source whose samples can be read in any order, from memory or from files.
 
-    Each epoch is a permutation of its own, without replacement, drawn by `index_shuffle` from (seed, epoch): a global
-    shuffle with no buffer, opened at any step in constant time. Whatever the source, the batches are the same.
+    Each epoch is a new permutation of the samples, drawn by `index_shuffle` from (seed, epoch). This shuffles the whole
+    split without a buffer, and the feed opens at any step in constant time. The batches don't depend on the kind of
+    source.
 
-    A shard gives every `shard_count`-th row of each global batch; in a ragged batch with fewer rows than shards, the last
-    shards' rows are none (choose `pad` or `drop_remainder` where that hurts).
+    A shard gives every `shard_count`-th row of each global batch. If a ragged batch has fewer rows than there are
+    shards, the last shards get no rows; choose `pad` or `drop_remainder` where that does harm.
 
     Args:
       source: where the samples are.
-      epochs: how many they are without the bad ones, and how they fall into batches.
-      seed: of the permutations, 64 bits.
+      epochs: the number of samples without the bad ones, and how they are divided into batches.
+      seed: the seed of the permutations, 64 bits.
       augment: applied to `x` as stored, or None.
-      bad: places of the source that are left out, in rising order.
+      bad: the places of the source that are left out, in rising order.
+
+    Raises ValueError if `epochs` and `bad` don't add up to the samples of the source.
     """
 
     source: Source
@@ -155,8 +121,9 @@ class RandomAccessFeed:
     def __post_init__(self) -> None:
         if self.epochs.num_examples + len(self.bad) != self.source.num_examples:
             raise ValueError(
-                f"epochs of {self.epochs.num_examples} samples without {len(self.bad)} bad ones, over a source of "
-                f"{self.source.num_examples}"
+                f"{self.epochs.num_examples} good and {len(self.bad)} bad samples don't add up to the "
+                f"{self.source.num_examples} samples of the source; give epochs with num_examples="
+                f"{self.source.num_examples - len(self.bad)}"
             )
 
     @property
@@ -180,17 +147,17 @@ class RandomAccessFeed:
         return self().element_spec
 
     def shard(self, index: int, count: int) -> RandomAccessFeed:
-        """The part of every global batch that belongs to the replica `index` of `count`."""
+        """The part of every global batch that belongs to replica `index` of `count`."""
         return dataclasses.replace(self, epochs=self.epochs.shard(index, count))
 
     def stacked(self, k: int) -> StackedFeed:
-        """The same stream with k consecutive batches a stack, made in one go: see `StackedFeed`."""
+        """The same stream in stacks of k consecutive batches. Each stack is read in one go; see `StackedFeed`."""
         return StackedFeed(self, k, lambda stacked, start_step: self._stacks(stacked, start_step))
 
     def places(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Which samples the steps `[K]` int64 see: `index`, `epoch` (int64) and `mask` (bool), each `[K, B]`.
 
-        A pure function of (seed, step, shard). The steps must have batches of one size.
+        This is a pure function of (seed, step, shard). All of these steps must have batches of the same size.
         """
         epochs = self.epochs
         epoch, first = steps // self.steps_per_epoch, steps % self.steps_per_epoch * epochs.batch_size
@@ -206,7 +173,7 @@ class RandomAccessFeed:
         return index[:, mine], epoch[:, mine], mask[:, mine]
 
     def batch(self, step: tf.Tensor) -> Batch:
-        """The batch of a step: an int64 scalar tensor."""
+        """The batch of a step, which is an int64 scalar tensor."""
         index, epoch, mask = (part[0] for part in self.places(tf.reshape(step, [1])))
         if self.epochs.rows is not None:
             index, epoch, mask = (tf.ensure_shape(part, [self.epochs.rows]) for part in (index, epoch, mask))
@@ -216,17 +183,17 @@ class RandomAccessFeed:
 
     @functools.cached_property
     def _traced(self) -> Callable[[tf.Tensor], Batch]:
-        """`batch`, traced once however often the feed is opened."""
+        """`batch` as a graph. It is traced once, however often the feed is opened."""
         return tf.function(self.batch, autograph=False)
 
     def __call__(self, start_step: int = 0) -> tf.data.Dataset:
         stop = np.iinfo(np.int64).max if self.end is None else self.end
         steps = tf.data.Dataset.range(start_step, max(stop, start_step))
-        batches = steps.map(plain(self._traced), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = steps.map(no_autograph(self._traced), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def _shuffled(self, position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        """Positions `[K, B]` in the permutation of each one's epoch."""
+        """The places that stand at the positions `[K, B]` of the permutations; each position names its epoch."""
         flat = tf.reshape(epoch, [-1])
         seeds = [tf.fill(tf.shape(flat), tf.constant(part, tf.int64)) for part in (_INDEX_SHUFFLE_SEED, self.seed)]
         index = tf.raw_ops.RandomIndexShuffle(
@@ -238,7 +205,7 @@ class RandomAccessFeed:
         return tf.reshape(index, tf.shape(position))
 
     def _without_bad(self, index: tf.Tensor) -> tf.Tensor:
-        """Places among the good samples to places among all of them."""
+        """Turns places among the good samples into places among all samples."""
         if not self.bad:
             return index
         good_before = tf.constant([place - number for number, place in enumerate(self.bad)], tf.int64)
@@ -258,25 +225,29 @@ class RandomAccessFeed:
             )
             return tf.nest.map_structure(lambda tensor: _fold(tensor, index), batch)
 
-        stacks = stacked.starts(start_step).map(plain(stack), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        stacks = stacked.starts(start_step).map(
+            no_autograph(stack), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
         return stacks.prefetch(1)
 
 
 def make_batch(
     raw: Batch, index: tf.Tensor, epoch: tf.Tensor, *, mask: tf.Tensor | None, augment: Augmentation | None
 ) -> Batch:
-    """From raw samples to a batch, for every feed: augmented, scaled, and labelled with their places."""
+    """Makes a batch from raw samples, for every feed: augments and scales them, and adds their places."""
     x = raw["x"] if augment is None else augment(raw["x"], index, epoch)
     batch = {**raw, "x": tf.nest.map_structure(scale, x), "index": index}
     return batch if mask is None else {**batch, "mask": mask}
 
 
 def scale(x: tf.Tensor) -> tf.Tensor:
-    """uint8 images to float32 in [0, 1], `x * float32(1/255)` to the bit; anything else as it is.
+    """Converts uint8 to float32 in [0, 1], which is `x * float32(1/255)` to the bit. Other dtypes stay as they are.
 
-    By multiplication: the graph optimiser turns a division by a constant into one, but not everywhere, and then the same
-    pixels differ in the last bit inside and outside a compiled step. By one op, where a cast and a product would go over
-    the batch twice: `dequantize` converts, multiplies with (1 - 0) / 255 in float32, and adds 0.
+    Why a multiplication: the graph optimiser turns some divisions by a constant into multiplications, but not all. With
+    a division, the same pixels would differ in the last bit inside and outside a compiled step.
+
+    Why `Dequantize`: a cast and a product would go over the batch twice. This op does it in one pass: it converts,
+    multiplies by (1 - 0) / 255 in float32, and adds 0.
     """
     if x.dtype != tf.uint8:
         return x
@@ -293,19 +264,18 @@ def array_feed(
     augment: Augmentation | None = None,
     **options: Any,
 ) -> RandomAccessFeed:
-    """A feed over arrays in memory: x `[N, ...]` (or a dict of such), y `[N, ...]`, sample_weight `[N]`.
+    """A feed over arrays in memory: x `[N, ...]` (or a dict of such arrays), y `[N, ...]`, sample_weight `[N]`.
 
-    uint8 inputs are scaled to [0, 1]; other dtypes are passed as they are. The options are those of `Epochs`: `shuffle`,
-    `drop_remainder`, `pad`. Raises ValueError for a batch size out of range and for arrays of different lengths.
+    Inputs of dtype uint8 are scaled to [0, 1]; other dtypes stay as they are. The options are those of `Epochs`:
+    `shuffle`, `drop_remainder`, `pad`. Raises ValueError for a batch size out of range and for arrays of different
+    lengths.
     """
-    from loopwright.data.memory import MemorySource
-
     source = MemorySource.of(x, y, sample_weight)
     return RandomAccessFeed(source, Epochs(source.num_examples, batch_size, **options), seed, augment)
 
 
 def _fold(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Rows `[K*B, ...]` as `[K, B, ...]`, the two taken from `like`."""
+    """Reshapes rows `[K*B, ...]` to `[K, B, ...]`, with K and B from the shape of `like`."""
     static = like.shape
     dynamic = tf.shape(like)
     head = [static[axis] if static[axis] is not None else dynamic[axis] for axis in (0, 1)]

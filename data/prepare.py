@@ -1,4 +1,4 @@
-"""Getting a TFDS dataset onto the disk: from source files, from the network, or with a clear word of why not."""
+"""Preparing a TFDS dataset on the disk, from source files or from the network."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _SECONDS_TO_REACH = 5.0
 
 
 class NotPrepared(DataError):
-    """The dataset is neither prepared nor reachable."""
+    """The dataset isn't prepared, and can't be prepared."""
 
 
 def ensure_prepared(
     builder: tfds.core.DatasetBuilder, *, manual_dir: str | None, download: bool, file_format: str | None = None
 ) -> None:
-    """Prepares the dataset unless it is prepared already, in any format; `file_format` is that of new files.
+    """Prepares the dataset, unless it is already prepared in some format. New files are written in `file_format`.
 
-    Nothing half-prepared is left behind (TFDS renames at the end).
+    A failure leaves no half-prepared dataset, because TFDS renames the folder at the end.
 
-    Raises NotPrepared: with the three ways out, when the source files are neither in `manual_dir` nor reachable; with the
-    reason, when a package is missing that the builder needs.
+    Raises NotPrepared if the source files are neither in `manual_dir` nor reachable (the message names three ways out),
+    and if the builder needs a package that is missing.
     """
     if builder.is_prepared():
         return
     if manual_dir is not None and not pathlib.Path(manual_dir).is_dir():
-        raise NotPrepared(f"--manual_dir={manual_dir}: no such folder")
+        raise NotPrepared(f"manual_dir={manual_dir!r}: no such folder")
     urls = _missing_urls(builder, manual_dir)
     if urls and not download:
-        raise NotPrepared(_ways_out(builder, "it isn't prepared, and --nodownload forbids fetching it"))
+        raise NotPrepared(_ways_out(builder, "it isn't prepared, and download=False forbids fetching it"))
     if urls and not _reachable(urls[0]):
         raise NotPrepared(_ways_out(builder, f"{urllib.parse.urlsplit(urls[0]).hostname} can't be reached"))
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
@@ -49,18 +49,18 @@ def ensure_prepared(
     except (OSError, AssertionError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
         if not builder.data_path.exists():
             raise NotPrepared(_ways_out(builder, first_line(error))) from error
-        builder.info.read_from_directory(builder.data_path)  # another process was faster
+        builder.info.read_from_directory(builder.data_path)  # Another process was faster.
 
 
 def _missing_urls(builder: Any, manual_dir: str | None) -> list[str]:
-    """The registered source files that don't lie in `manual_dir`, as TFDS itself looks for them there (by name)."""
+    """The URLs of registered source files that aren't in `manual_dir`. As in TFDS, the file name decides."""
     urls = getattr(builder, "url_infos", None) or {}
     present = {path.name for path in pathlib.Path(manual_dir).iterdir()} if manual_dir else set()
     return [url for url in urls if pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name not in present]
 
 
 def _reachable(url: str) -> bool:
-    """Whether the host of a URL (or the proxy before it) answers within seconds; name look-ups are bounded, too."""
+    """Whether the host of a URL (or the proxy in front of it) answers within 5 seconds, name look-up included."""
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy:
@@ -80,6 +80,6 @@ def _reachable(url: str) -> bool:
 def _ways_out(builder: tfds.core.DatasetBuilder, reason: str) -> str:
     return (
         f"{builder.info.full_name} is not on this machine: {reason}. Three ways out: go online and run this again; put "
-        f"the source files into a folder and name it with --manual_dir; or name a folder where it is prepared with "
-        f"--data_dir (looked in {builder.data_dir})"
+        "the source files into a folder and name it with manual_dir; or name a folder where it is prepared with "
+        f"data_dir (looked in {builder.data_dir})"
     )

@@ -1,55 +1,28 @@
-"""Splits as sources: how the samples of a split are read, in order and at random, and where they lie."""
+"""Splits in record files, and reading all good samples of a split in order."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from loopwright.data.autograph import no_autograph
 from loopwright.data.decoding import Decoder
 from loopwright.data.errors import DataError
-from loopwright.data.records import RecordFiles
-from loopwright.data.stacked_feed import plain
+from loopwright.data.protocols import StoredSplit
+from loopwright.data.record_files import RecordFiles
 
-#: Samples that are decoded as one batch when a split is read in order.
+#: The number of samples that are decoded as one batch when a split is read in order.
 READ_AT_ONCE = 256
-
-
-class StoredSplit(Protocol):
-    """A split on the disk; its samples are decoded as they are read."""
-
-    @property
-    def num_examples(self) -> int: ...
-
-    @property
-    def specs(self) -> dict[str, Any]:
-        """Shape and dtype of a sample, without the batch: `x`, `y` and, where there is one, `sample_weight`."""
-        ...
-
-    def gather(self, index: tf.Tensor) -> dict[str, Any]:
-        """The samples of any places `[B]` int64."""
-        ...
-
-    def in_order(self, start: int, stop: int, *, bad: Collection[int] = ()) -> tf.data.Dataset:
-        """The samples of a range of places, batches of `x`, `y`, `sample_weight` as stored. None of them may be bad."""
-        ...
-
-    def read_one(self, index: int) -> None:
-        """Reads and decodes one sample, to see whether it can be. Raises DataError or tf.errors.OpError if not."""
-        ...
-
-    def describe(self, index: int) -> str:
-        """Where a sample lies: the file, and the place in it."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordSplit:
-    """A split in record files. `gather` wants ArrayRecord files; `in_order` reads both formats."""
+    """A split in record files. `gather` is fast only with ArrayRecord files; `in_order` is fast with both formats."""
 
     files: RecordFiles
     decoder: Decoder
@@ -67,7 +40,9 @@ class RecordSplit:
 
     def in_order(self, start: int, stop: int, *, bad: Collection[int] = ()) -> tf.data.Dataset:
         records = self.files.in_order(start, stop, bad=bad).batch(READ_AT_ONCE)
-        return records.map(plain(self.decoder), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+        return records.map(
+            no_autograph(self.decoder), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        ).prefetch(2)
 
     def read_one(self, index: int) -> None:
         self.decoder(tf.constant(self.files.read(np.array([index]), verify=True)))
@@ -79,10 +54,10 @@ class RecordSplit:
 def decode_all(
     split: StoredSplit, *, bad: Collection[int] = (), progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """A whole split as dense arrays `[N, ...]`: `x`, `y` and, where there is one, `sample_weight`, as stored.
+    """A whole split as dense arrays `[N, ...]`: `x`, `y` and, where it exists, `sample_weight`, as stored.
 
-    The places of `bad` samples hold zeros. `progress(done, total)` is called on the way. Raises tf.errors.OpError for a
-    sample that can't be read or decoded, and DataError where samples are missing.
+    The places of `bad` samples hold zeros. `progress(done, total)` is called after each batch. Raises tf.errors.OpError
+    for a sample that can't be read or decoded, and DataError if samples are missing.
     """
     total = split.num_examples
     arrays = tf.nest.map_structure(lambda spec: np.zeros([total, *spec.shape], spec.dtype.as_numpy_dtype), split.specs)
@@ -98,9 +73,9 @@ def decode_all(
 def good_batches(
     split: StoredSplit, stop: int, bad: Collection[int] = ()
 ) -> Iterator[tuple[int, dict[str, tf.Tensor]]]:
-    """The good samples of a split below a place, in batches with the place of each one's first sample.
+    """The good samples of a split at places below `stop`: batches, each with the place of its first sample.
 
-    Raises tf.errors.OpError for a sample that can't be read or decoded, and DataError where samples are missing.
+    Raises tf.errors.OpError for a sample that can't be read or decoded, and DataError if samples are missing.
     """
     edges = [-1, *sorted(place for place in bad if place < stop), stop]
     for before, after in itertools.pairwise(edges):
@@ -109,4 +84,6 @@ def good_batches(
             yield place, batch
             place += len(batch["y"])
         if place != after:
-            raise DataError(f"{split.describe(place)}: cut off, {after - place} samples are missing")
+            raise DataError(
+                f"{split.describe(place)}: cut off, {after - place} samples are missing; prepare the dataset again"
+            )

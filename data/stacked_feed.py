@@ -1,34 +1,31 @@
-"""Stacks: several consecutive batches as one element, for executions that run them as one program."""
+"""Stacks: several consecutive batches as one element, for an execution that runs them as one program."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from loopwright.data.feed import Feed
-
-#: Functions of this package hold no Python loops over tensors, and converting them costs seconds: AutoGraph keeps off.
-plain = tf.autograph.experimental.do_not_convert
+from loopwright.data.autograph import no_autograph
+from loopwright.data.protocols import Feed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StackedFeed:
-    """A feed whose elements are stacks of consecutive batches: every tensor of a batch as `[K, B, ...]`.
+    """A feed whose elements are stacks of consecutive batches: every tensor of a batch becomes `[K, B, ...]`.
 
-    A stack never crosses a change of the batch's shape, so there are two shapes at most, and a program is compiled twice
-    at most:
+    All batches in a stack have the same shape. There are at most two shapes of stacks, and a program is compiled at
+    most twice:
 
-    - `[k, B, ...]` for whole batches. Always k rows: where fewer batches are left before a ragged one (or before the end
-      of a finite feed), the last batch is repeated, and `length` says how many rows are real;
-    - `[1, R, ...]` for the ragged last batch of an epoch of R < B samples, where there is one.
+    - `[k, B, ...]` for whole batches. Such a stack always has k rows. If fewer than k batches are left before a ragged
+      one (or before the end of a finite feed), the last batch is repeated, and `length` says how many rows are real;
+    - `[1, R, ...]` for a ragged last batch of an epoch, with R < B samples.
 
-    Whoever runs the stack asks `length(step)` for the number of real batches in the stack that begins at `step`; the next
-    stack begins at `step + length(step)`. Being arithmetic, this needs no word from the device:
+    `length(step)` is the number of real batches in the stack that begins at `step`. The next stack begins at
+    `step + length(step)`. This is plain arithmetic and reads nothing from the device:
 
         step, stacks = start, iter(stacked(start))
         while step < stop:
@@ -37,10 +34,10 @@ class StackedFeed:
 
     Args:
       feed: the feed whose batches are stacked.
-      k: batches in a stack, at least 1.
-      open_stacks: from a start step to the dataset of stacks that begin there.
+      k: the number of batches in a stack, at least 1.
+      open_stacks: gives the dataset of the stacks that begin at a start step.
 
-    Raises ValueError for k below 1.
+    Raises ValueError if k is below 1.
     """
 
     feed: Feed
@@ -49,7 +46,7 @@ class StackedFeed:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"stacked({self.k}): a stack holds at least 1 batch")
+            raise ValueError(f"k={self.k}: a stack holds at least 1 batch")
 
     def __call__(self, start_step: int = 0) -> tf.data.Dataset:
         return self.open_stacks(self, start_step)
@@ -59,7 +56,7 @@ class StackedFeed:
         return self().element_spec
 
     def length(self, step: int) -> int:
-        """The number of real batches in the stack that begins at a step, 1 to k."""
+        """The number of real batches in the stack that begins at a step: 1 to k."""
         length = self.k
         if self.feed.has_ragged_batch:
             length = max(1, min(length, self.feed.steps_per_epoch - 1 - step % self.feed.steps_per_epoch))
@@ -74,7 +71,7 @@ class StackedFeed:
         return length if self.feed.end is None else tf.minimum(length, self.feed.end - step)
 
     def rows(self, step: tf.Tensor) -> tf.Tensor:
-        """The number of rows of the stack that begins at a step, padding included: k, or 1 for a ragged batch."""
+        """The number of rows in the stack that begins at a step, with repeated batches: k, or 1 for a ragged batch."""
         rows = tf.constant(self.k, tf.int64)
         if not self.feed.has_ragged_batch:
             return rows
@@ -82,18 +79,18 @@ class StackedFeed:
         return tf.where(ragged, tf.constant(1, tf.int64), rows)
 
     def starts(self, start_step: int) -> tf.data.Dataset:
-        """The steps at which the stacks from `start_step` on begin."""
+        """The steps at which stacks begin, from `start_step` on."""
         stop = self.feed.end
         starts = tf.data.Dataset.counter() if stop is None else tf.data.Dataset.range(max(stop - start_step, 0))
         starts = starts.scan(tf.constant(start_step, tf.int64), lambda step, _: (step + self.length_tensor(step), step))
-        return starts if stop is None else starts.take_while(plain(lambda step: step < stop))
+        return starts if stop is None else starts.take_while(no_autograph(lambda step: step < stop))
 
 
 def stack_batches(stacked: StackedFeed, start_step: int) -> tf.data.Dataset:
-    """Stacks out of a feed's own batches, for feeds that can't make a stack in one go."""
+    """Stacks made from the batches of a feed, for feeds that can't read a stack in one go."""
 
     def begin_of(batch_number: tf.Tensor) -> tf.Tensor:
-        """The step at which the stack of a batch begins; batches are numbered from `start_step`."""
+        """The step at which the stack of a batch begins. Batches are numbered from `start_step`, beginning with 0."""
         step = batch_number + start_step
         if not stacked.feed.has_ragged_batch:
             return step - batch_number % stacked.k
@@ -104,19 +101,21 @@ def stack_batches(stacked: StackedFeed, start_step: int) -> tf.data.Dataset:
 
     def stack(begin: tf.Tensor, batches: tf.data.Dataset) -> tf.data.Dataset:
         rows = stacked.rows(begin)
-        whole = batches.map(plain(lambda _, batch: batch)).batch(stacked.k)
-        return whole.map(plain(lambda part: tf.nest.map_structure(lambda tensor: _repeat_last(tensor, rows), part)))
+        whole = batches.map(no_autograph(lambda _, batch: batch)).batch(stacked.k)
+        return whole.map(
+            no_autograph(lambda part: tf.nest.map_structure(lambda tensor: _repeat_last(tensor, rows), part))
+        )
 
     def with_static_rows(stack: dict[str, Any]) -> dict[str, Any]:
         return tf.nest.map_structure(lambda t: tf.ensure_shape(t, [stacked.k, *t.shape[1:]]), stack)
 
     numbered = stacked.feed(start_step).enumerate()
     stacks = numbered.group_by_window(
-        key_func=plain(lambda number, _: begin_of(number)),
-        reduce_func=plain(stack),
-        window_size_func=plain(stacked.length_tensor),
+        key_func=no_autograph(lambda number, _: begin_of(number)),
+        reduce_func=no_autograph(stack),
+        window_size_func=no_autograph(stacked.length_tensor),
     )
-    return (stacks if stacked.feed.has_ragged_batch else stacks.map(plain(with_static_rows))).prefetch(1)
+    return (stacks if stacked.feed.has_ragged_batch else stacks.map(no_autograph(with_static_rows))).prefetch(1)
 
 
 def _repeat_last(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""`module:function`: datasets that a user's own function makes."""
+"""`module:function`: datasets that a user's function makes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ import tensorflow as tf
 
 from loopwright.data.dataset import Options, parse_augment
 from loopwright.data.errors import DataError
-from loopwright.data.feed import Augmentation, Epochs, Feed
-from loopwright.data.sequential import SequentialFeed
-
-_ACCEPTED = ("split", "batch_size", "seed")
+from loopwright.data.feed import Epochs
+from loopwright.data.protocols import Augmentation, Feed
+from loopwright.data.sequential_feed import SequentialFeed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UserDataset:
-    """A dataset out of a user's function `f(split)`, which may also take `batch_size` and `seed`.
+    """A dataset that a user's function `f(split)` makes. The function may also take `batch_size` and `seed`.
 
-    The function returns a `Feed`, or a finite `tf.data.Dataset` of samples (not batches): `(x, y)`, `(x, y, weight)`, or a
-    dict with `x`, `y` and, where there is one, `sample_weight`. Samples are batched here, in the order in which they come,
-    and one pass over them is an epoch. An attribute `class_names` of the function names the classes; without it, integer
-    labels of a `tf.data.Dataset` are counted in one pass.
+    The function returns a `Feed`, or a finite `tf.data.Dataset` of samples (not batches). A sample is `(x, y)`,
+    `(x, y, weight)`, or a dict with `x`, `y` and optionally `sample_weight`. Samples are batched here, in the order in
+    which they come, and one pass over them is an epoch.
 
-    How exact resume and parity are is up to the function: if it gives other samples, or another order, when it is called
-    again, they don't hold.
+    The function may have an attribute `class_names`. Without it, one pass over a `tf.data.Dataset` finds the highest
+    integer label, and classes are numbered up to it.
+
+    Exact resume and parity depend on the function: they hold only if it gives the same samples in the same order each
+    time it is called.
     """
 
     name: str
@@ -41,7 +42,7 @@ class UserDataset:
 
     @functools.cached_property
     def specs(self) -> dict[str, Any]:
-        """Shape and dtype of a sample, without the batch: `x` and `y`, as stored."""
+        """The shape and dtype of a sample, without the batch: `x`, `y` and optionally `sample_weight`."""
         made = self._call(self.train_split, batch_size=1, seed=0)
         if isinstance(made, tf.data.Dataset):
             return _named(made.element_spec, self.name)
@@ -57,7 +58,7 @@ class UserDataset:
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Empty where the label is a regression target."""
+        """The names of the classes. Empty if the label is a regression target."""
         named = getattr(self.function, "class_names", None)
         if named is not None:
             return tuple(map(str, named))
@@ -65,7 +66,10 @@ class UserDataset:
             return ()
         made = self._call(self.train_split, batch_size=1, seed=0)
         if not isinstance(made, tf.data.Dataset):
-            raise DataError(f"--dataset={self.name}: a function that returns a feed wants an attribute class_names")
+            raise DataError(
+                f"dataset={self.name!r}: a function that returns a feed needs an attribute class_names, such as "
+                "('cat', 'dog')"
+            )
         highest = made.map(lambda *sample: tf.cast(_named(_single(sample), self.name)["y"], tf.int64)).reduce(
             np.int64(-1), lambda best, label: tf.maximum(best, tf.reduce_max(label))
         )
@@ -73,7 +77,7 @@ class UserDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over the specs and the first 64 samples of both splits."""
+        """16 hex digits of a SHA-256 over the specs, the class names and the first 64 samples of both splits."""
         digest = hashlib.sha256(repr((self.name, self.specs, self.class_names)).encode())
         for split in (self.train_split, self.eval_split):
             for batch in self._feed(split, 64, seed=0, shuffle=False, augment=None, either_size=True)().take(1):
@@ -84,19 +88,19 @@ class UserDataset:
     def train_feed(
         self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False, augment: str | Augmentation | None = None
     ) -> Feed:
-        """The feed over the training split: the function's own, or its samples again and again."""
+        """The feed over the training split: the feed that the function returns, or its samples again and again."""
         return self._feed(self.train_split, batch_size, seed=seed, drop_remainder=drop_remainder, augment=augment)
 
     def eval_feed(self, batch_size: int, *, pad: bool = False) -> Feed:
-        """The evaluation split, every sample once."""
+        """The feed over the evaluation split. Every sample comes once."""
         return self._feed(self.eval_split, batch_size, seed=0, shuffle=False, pad=pad, augment=None, either_size=True)
 
     def kind(self, split: str) -> str:
-        """How a split is read: as the function says."""
+        """How a split is read: always `user`, because the function decides it."""
         return "user"
 
     def explain(self, feed: Any, step: int) -> DataError | None:
-        """None: a user's own stream explains itself."""
+        """None, because nothing is known about the stream of a user's function."""
         return None
 
     def _feed(
@@ -108,14 +112,15 @@ class UserDataset:
         size = int(made.cardinality())
         if size < 0:
             if size == tf.data.INFINITE_CARDINALITY:
-                raise DataError(f"--dataset={self.name}: the split {split!r} never ends; leave out repeat()")
+                raise DataError(f"dataset={self.name!r}: the split {split!r} never ends; leave out repeat()")
             size = int(made.reduce(np.int64(0), lambda count, *_: count + 1))
         if size == 0:
-            raise DataError(f"--dataset={self.name}: the split {split!r} is empty")
+            raise DataError(f"dataset={self.name!r}: the split {split!r} is empty; return at least one sample")
         if batch_size > size and not options.get("pad"):
             if not either_size:
                 raise DataError(
-                    f"--batch_size={batch_size} is larger than the split {split!r} of {self.name} ({size} samples)",
+                    f"batch_size={batch_size} is larger than the split {split!r} of {self.name} ({size} samples); "
+                    f"choose at most {size}",
                     exit_code=2,
                 )
             batch_size = size
@@ -130,37 +135,43 @@ class UserDataset:
         made = self.function(**facts)
         if isinstance(made, tf.data.Dataset) or (callable(made) and hasattr(made, "steps_per_epoch")):
             return made
-        raise DataError(f"--dataset={self.name}: returned {type(made).__name__}, neither a Feed nor a tf.data.Dataset")
+        raise DataError(
+            f"dataset={self.name!r}: the function returned {type(made).__name__}; return a Feed or a tf.data.Dataset"
+        )
 
 
 def load_user_dataset(name: str, train_split: str, eval_split: str, options: Options) -> UserDataset:
-    """The dataset of `module:function`. Raises DataError (exit 2) for a function that isn't there."""
+    """The dataset of `module:function`. Raises DataError (exit 2) if there is no such function."""
     try:
         function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise DataError(f"--dataset={name}: {error}", exit_code=2) from None
+        raise DataError(f"dataset={name!r}: can't be imported: {error}", exit_code=2) from None
     if not callable(function):
-        raise DataError(f"--dataset={name}: is no function; give one that takes {', '.join(_ACCEPTED)}", exit_code=2)
+        raise DataError(
+            f"dataset={name!r}: not a function (type {type(function).__name__}); name one with the arguments of "
+            "f(split, batch_size, seed)",
+            exit_code=2,
+        )
     if options.say:
         options.say(
-            f"{name} makes its own stream: resuming and parity are exact only as far as it gives the same samples in the "
-            "same order every time"
+            f"{name} makes its own stream: resuming and parity are exact only as far as it gives the same samples in "
+            "the same order every time"
         )
     return UserDataset(name, function, train_split, eval_split)
 
 
 def _single(sample: tuple[Any, ...]) -> Any:
-    """What `map` passes: a tuple's parts one by one, a dict as one."""
+    """The sample as one object. `Dataset.map` passes the parts of a tuple one by one, but a dict as a whole."""
     return sample[0] if len(sample) == 1 else sample
 
 
 def _named(sample: Any, name: str) -> dict[str, Any]:
-    """A sample (or its specs) as a dict."""
+    """A sample (or its specs) as a dict with `x`, `y` and optionally `sample_weight`."""
     if isinstance(sample, dict) and {"x", "y"} <= set(sample):
         return {key: sample[key] for key in ("x", "y", "sample_weight") if key in sample}
     if isinstance(sample, tuple) and len(sample) in (2, 3):
         return dict(zip(("x", "y", "sample_weight"), sample, strict=False))
-    raise DataError(f"--dataset={name}: samples must be (x, y), (x, y, weight) or a dict with x and y")
+    raise DataError(f"dataset={name!r}: samples must be (x, y), (x, y, weight) or a dict with x and y")
 
 
 def _as_raw(samples: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""For those who stay with `fit`: an .h5 that goes on from the exact point, where `model.save` loses the optimizer."""
+"""For those who stay with `fit`: an .h5 file from which training goes on exactly. `model.save` would lose the optimizer."""
 
 import tempfile
 
@@ -35,7 +35,7 @@ with tempfile.TemporaryDirectory() as folder:
     resumed = trainer.load_h5(f"{folder}/model.h5").model  # instead of keras.models.load_model
     fit(resumed, epochs=1)
 
-    model.save(f"{folder}/plain.h5")  # a file that you have already: plain Keras can't train on it
+    model.save(f"{folder}/plain.h5")  # a file that you have already; plain Keras can't go on from it
     repaired = trainer.repair_h5(f"{folder}/plain.h5").model
     fit(repaired, epochs=1)
 

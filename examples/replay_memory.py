@@ -1,4 +1,6 @@
-"""A step that keeps variables of its own: a memory of earlier samples, replayed while the classes come one after another.
+"""A step with a replay memory: it learns from earlier samples again while the classes arrive one after another.
+
+Run it again with the same folder, and it goes on where it stopped.
 
 python examples/replay_memory.py [FOLDER] [STEPS]
 """
@@ -10,12 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright import trainer
-from loopwright.data.feed import array_feed
+from loopwright.data import array_feed
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/replay"
 num_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
 
-# Three classes, and all samples of one come before those of the next: without a memory, the first are forgotten.
+# Three classes. All samples of one class come before those of the next. Without a memory, the model forgets the first two.
 rng = np.random.default_rng(0)
 y = np.repeat(np.arange(3), 3_200)
 x = (rng.normal(size=(len(y), 2)) * 0.5 + np.array([[0, 0], [2, 0], [0, 2]])[y]).astype("float32")
@@ -24,7 +26,12 @@ eval_feed = array_feed(x[::8], y[::8], batch_size=400, shuffle=False)
 
 
 class Memory(tf.Module):
-    """The samples seen last that were worth a place, and how many there were: variables, so a checkpoint holds them."""
+    """Earlier samples, one from each of the newest batches. They are variables, so a checkpoint holds them.
+
+    Attributes:
+      x, y: the inputs and labels of the samples.
+      seen: the number of samples that were stored so far. The newest sample replaces the oldest one.
+    """
 
     def __init__(self, size):
         super().__init__()
@@ -41,9 +48,9 @@ update = trainer.gradient_step(objective)
 
 
 def step(state, batch):
-    """An update on the batch and 32 samples from memory; then one sample of the batch goes into the memory."""
+    """One update on the batch and 32 samples from memory. Then the first sample of the batch goes into the memory."""
     memory = state.extras["memory"]
-    seed = tf.stack([0, state.step])  # what is drawn is a function of the step
+    seed = tf.stack([0, state.step])  # the step decides what is drawn, so a resumed run draws the same samples
     filled = tf.clip_by_value(memory.seen, 1, 300)
     drawn = tf.random.stateless_uniform([32], seed, maxval=filled, dtype=tf.int64)
     old = {"x": tf.gather(memory.x, drawn), "y": tf.gather(memory.y, drawn)}
@@ -56,12 +63,14 @@ def step(state, batch):
     return metrics
 
 
-def show(state, metrics):
-    print(f"step {int(state.step)}: loss {float(metrics['loss']):.3f}")
-
-
-checkpoint = trainer.Checkpoint(f"{folder}/checkpoints")
-checkpoint.restore(state)
-hooks = [trainer.every(100, show), trainer.every(100, checkpoint)]
-trainer.train(state, feed, step, num_steps=num_steps, execution=trainer.graph(), hooks=hooks)
+evaluate = trainer.Evaluate(eval_feed, objective)
+with trainer.Run(folder, state, monitor="accuracy") as run:
+    trainer.train(
+        state,
+        feed,
+        step,
+        num_steps=num_steps,
+        execution=trainer.graph(clock=run.clock),
+        hooks=run.hooks(evaluate, feed=feed, num_steps=num_steps, eval_every=100, checkpoint_every=100),
+    )
 print(f"accuracy {trainer.evaluate(state, eval_feed, objective)['accuracy']:.3f}")

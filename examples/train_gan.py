@@ -1,4 +1,6 @@
-"""A small GAN: one step with two models and two optimizers. Run it again, and it goes on where it stopped.
+"""A small GAN: one step trains two models with two optimizers.
+
+Run it again with the same folder, and it goes on where it stopped.
 
 python examples/train_gan.py [FOLDER] [STEPS]
 """
@@ -10,12 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright import trainer
-from loopwright.data.feed import array_feed
+from loopwright.data import array_feed
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/gan"
 num_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1_500
 
-# What is real: points around (2, -1).
+# The real data: points around (2, -1).
 rng = np.random.default_rng(0)
 points = rng.normal((2.0, -1.0), (0.5, 0.2), size=(4_000, 2)).astype("float32")
 feed = array_feed(points, np.zeros(len(points)), batch_size=64, seed=0)
@@ -35,9 +37,9 @@ cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
 
 
 def step(state, batch):
-    """Both players move once; what a step changes is in the state, so that a checkpoint holds it."""
+    """One update of the discriminator and one of the generator. All variables that it changes are in the state."""
     rows = tf.shape(batch["x"])[0]
-    noise = tf.random.stateless_normal([rows, 4], tf.stack([0, state.step]))  # a function of the step
+    noise = tf.random.stateless_normal([rows, 4], tf.stack([0, state.step]))  # the step is the seed
     with tf.GradientTape(persistent=True) as tape:
         fake = generator(noise, training=True)
         on_real, on_fake = discriminator(batch["x"], training=True), discriminator(fake, training=True)
@@ -53,19 +55,15 @@ def step(state, batch):
     return {"discriminator_loss": (discriminator_loss, one), "generator_loss": (generator_loss, one)}
 
 
-def show(state, metrics):
-    print(f"step {int(state.step)}: " + "  ".join(f"{name} {float(value):.3f}" for name, value in metrics.items()))
-
-
-checkpoint = trainer.Checkpoint(f"{folder}/checkpoints")
-checkpoint.restore(state)
-trainer.train(
-    state,
-    feed,
-    step,
-    num_steps=num_steps,
-    execution=trainer.graph(),
-    hooks=[trainer.every(250, show), trainer.every(500, checkpoint)],
-)
-made = generator(tf.random.stateless_normal([1_000, 4], [0, 0])).numpy()
-print(f"made points around ({made[:, 0].mean():.2f}, {made[:, 1].mean():.2f}); the real ones are around (2.00, -1.00)")
+with trainer.Run(folder, state) as run:
+    trainer.train(
+        state,
+        feed,
+        step,
+        num_steps=num_steps,
+        execution=trainer.graph(clock=run.clock),
+        hooks=run.hooks(None, feed=feed, num_steps=num_steps, log_every=250, checkpoint_every=500),
+    )
+points_made = generator(tf.random.stateless_normal([1_000, 4], [0, 0])).numpy()
+centre = points_made.mean(axis=0)
+print(f"made points around ({centre[0]:.2f}, {centre[1]:.2f}); the real points lie around (2.00, -1.00)")

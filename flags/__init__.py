@@ -1,5 +1,6 @@
-"""The command line as typed: flags, their help and their validation. Imports absl, never TensorFlow."""
+"""The command line as typed: flags, their help texts and their checks. Imports absl, never TensorFlow."""
 
+from loopwright.flags import checks
 from loopwright.flags.config import (
     Config,
     Data,
@@ -12,6 +13,7 @@ from loopwright.flags.config import (
     to_arguments,
     to_flagfile,
 )
+from loopwright.flags.errors import HelpRequested, UsageError, nearest
 from loopwright.flags.other_commands import (
     Benchmark,
     Description,
@@ -26,14 +28,14 @@ from loopwright.flags.other_commands import (
 )
 from loopwright.flags.parse import (
     TRAIN_GROUPS,
-    HelpRequested,
-    UsageError,
+    check,
     config_from_groups,
     define_flags,
-    nearest,
     parse,
     parse_matrix,
+    read_flagfile,
 )
+from loopwright.flags.words import as_flags
 
 __all__ = [
     "TRAIN_GROUPS",
@@ -54,7 +56,10 @@ __all__ = [
     "Run",
     "UsageError",
     "Verification",
+    "as_flags",
     "changed_arguments",
+    "check",
+    "checks",
     "config_from_groups",
     "define_flags",
     "flag_values",
@@ -62,6 +67,7 @@ __all__ = [
     "nearest",
     "parse",
     "parse_matrix",
+    "read_flagfile",
     "to_arguments",
     "to_flagfile",
 ]

@@ -1,46 +1,30 @@
-"""From argv to frozen dataclasses, through absl's own parser; help text and usage errors included."""
+"""From the words of a command line to frozen dataclasses, through absl's own parser; help texts and usage errors too."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import os
+import pathlib
+import re
 import shutil
 import textwrap
-import types
-import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags as absl_flags
 
+from loopwright.flags import checks, places
 from loopwright.flags.config import Config, Data, Model, Optimization, Run
+from loopwright.flags.errors import HelpRequested, UsageError, nearest
+from loopwright.flags.fields import Bounds, kind_of
 
 TRAIN_GROUPS = (Data, Model, Optimization, Run)
 
 
-class UsageError(Exception):
-    """A mistake on the command line, told in one line; the program exits with code 2."""
-
-    exit_code = 2
-
-
-class HelpRequested(Exception):
-    """`--help` or `--helpfull` was typed; the text is the exception's message."""
-
-
-def nearest(value: str, choices: Iterable[str]) -> str:
-    """A phrase with the choice nearest to a mistyped value and all choices: "did you mean 'adam'? (adam, sgd)"."""
-    choices = list(choices)
-    close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}({', '.join(choices)})"
-
-
 class _Choice(absl_flags.ArgumentParser):
-    """A string out of a fixed set; a wrong one is answered with the nearest right one."""
+    """A string out of a fixed set. A wrong one is answered with the nearest right one."""
 
     def __init__(self, choices: tuple[str, ...]) -> None:
         super().__init__()
@@ -55,9 +39,9 @@ class _Choice(absl_flags.ArgumentParser):
 class _Number(absl_flags.ArgumentParser):
     """A number of a given type within bounds."""
 
-    def __init__(self, kind: type, metadata: typing.Mapping[str, Any]) -> None:
+    def __init__(self, kind: type, bounds: Bounds) -> None:
         super().__init__()
-        self.kind, self.metadata = kind, metadata
+        self.kind, self.bounds = kind, bounds
 
     def parse(self, argument: str) -> float:
         try:
@@ -66,37 +50,25 @@ class _Number(absl_flags.ArgumentParser):
                 raise ValueError
         except ValueError:
             raise ValueError(f"not {'a whole number' if self.kind is int else 'a number'}") from None
-        for name, holds, phrase in (
-            ("minimum", lambda bound: number >= bound, "at least"),
-            ("above", lambda bound: number > bound, "greater than"),
-            ("below", lambda bound: number < bound, "less than"),
-        ):
-            bound = self.metadata[name]
-            if bound is not None and not holds(bound):
-                raise ValueError(f"must be {phrase} {bound}")
+        refusal = self.bounds.refusal(number)
+        if refusal:
+            raise ValueError(refusal)
         return number
 
     def flag_type(self) -> str:
         return self.kind.__name__
 
 
-def _kind(group: type, field: dataclasses.Field) -> type:
-    hint = typing.get_type_hints(group)[field.name]
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
-
-
 def define_flags(
     flag_values: absl_flags.FlagValues, groups: Sequence[type] = TRAIN_GROUPS, lists: Sequence[str] = ()
 ) -> None:
-    """Defines the fields of the groups (dataclasses of `flags.config`) as absl flags on the given FlagValues.
+    """Defines the fields of the groups (dataclasses such as those of `flags.config`) as absl flags on a FlagValues.
 
     Fields named in `lists` take any text. Raises absl's `DuplicateFlagError` if one of the names is taken.
     """
     for group in groups:
         for field in dataclasses.fields(group):
-            kind = _kind(group, field)
+            kind = kind_of(group, field)
             arguments = (field.name, field.default, field.metadata["help"], flag_values)
             parser = _parser(group, field)
             if kind is bool:
@@ -108,11 +80,11 @@ def define_flags(
 
 
 def _parser(group: type, field: dataclasses.Field) -> absl_flags.ArgumentParser | None:
-    """What reads one value of a field; None for switches and for any text."""
-    kind, choices = _kind(group, field), field.metadata["choices"]
+    """What reads one value of a field. None for switches, and for fields that take any text."""
+    kind, choices = kind_of(group, field), field.metadata["choices"]
     if choices:
         return _Choice(choices)
-    return None if kind in (bool, str) else _Number(kind, field.metadata)
+    return None if kind in (bool, str) else _Number(kind, field.metadata["bounds"])
 
 
 def _text(default: Any) -> str | None:
@@ -120,19 +92,75 @@ def _text(default: Any) -> str | None:
 
 
 def parse(
-    argv: Sequence[str], groups: Sequence[type], *, usage: str, help_text: str, positional: str | None = None
+    argv: Sequence[str],
+    groups: Sequence[type],
+    *,
+    usage: str,
+    help_text: str,
+    positional: str | None = None,
+    checked: bool = True,
 ) -> tuple[list[Any], list[str]]:
-    """Parses the words behind a command's name.
+    """Parses the words that follow a command's name, and checks them.
 
-    Returns an instance of each group and the positional words: none, or at most one where `positional` names it, or any
-    number where that ends in `...`.
+    Returns an instance of each group and the positional words: none without `positional`, at most one if `positional` names
+    it, and any number if its name ends in `...`. A command that completes its groups first parses without `checked`, and
+    calls `check` later.
+
     Raises `HelpRequested` for --help and --helpfull, and `UsageError` with one line for a mistake.
     """
     flag_values, words = _read(argv, groups, usage, help_text, positional=positional)
-    parsed = [
-        group(**{f.name: _value(f, flag_values[f.name].value) for f in dataclasses.fields(group)}) for group in groups
-    ]
+    parsed = _instances(flag_values, groups)
+    if checked:
+        check(parsed)
     return parsed, words
+
+
+def parse_matrix(
+    argv: Sequence[str], groups: Sequence[type], *, lists: Sequence[str], usage: str, help_text: str
+) -> list[list[Any]]:
+    """`parse`, where the flags named in `lists` take several values, comma separated.
+
+    Returns the groups once for each combination. The last flag of `lists` changes fastest.
+    """
+    flag_values, _ = _read(argv, groups, usage, help_text, lists=lists)
+    fields = {field.name: (group, field) for group in groups for field in dataclasses.fields(group)}
+    values = [[_element(*fields[name], part) for part in str(flag_values[name].value).split(",")] for name in lists]
+    matrix = [
+        _instances(flag_values, groups, dict(zip(lists, combination, strict=True)))
+        for combination in itertools.product(*values)
+    ]
+    for parsed in matrix:
+        check(parsed)
+    return matrix
+
+
+def read_flagfile(path: pathlib.Path) -> Config:
+    """The flags of a run out of its flagfile. Raises UsageError for an unknown flag or a value out of bounds.
+
+    Nothing else is checked: to look at a run, you need none of the files and modules that its flags name.
+    """
+    flag_values, _ = _read([f"--flagfile={path.absolute()}"], TRAIN_GROUPS, "", "")
+    return config_from_groups(_instances(flag_values, TRAIN_GROUPS))
+
+
+def check(groups: Sequence[Any]) -> None:
+    """Checks groups of flags, and whether what they name is there. Raises UsageError for the first mistake.
+
+    `parse` has done it already. This is for a command that has changed its groups since then.
+    """
+    checks.check(groups)
+    places.check(groups)
+
+
+def _instances(
+    flag_values: absl_flags.FlagValues, groups: Sequence[type], chosen: dict[str, Any] | None = None
+) -> list[Any]:
+    """The groups with the parsed values; those of `chosen` come first."""
+    chosen = chosen or {}
+    return [
+        group(**{f.name: _value(f, chosen.get(f.name, flag_values[f.name].value)) for f in dataclasses.fields(group)})
+        for group in groups
+    ]
 
 
 def _value(field: dataclasses.Field, value: Any) -> Any:
@@ -141,38 +169,17 @@ def _value(field: dataclasses.Field, value: Any) -> Any:
         return value
     value = value.strip()
     if "\n" in value:
-        raise UsageError(f"--{field.name}: holds a line break, which no flagfile can hold")
+        raise UsageError(f"--{field.name}: holds a line break, which no flagfile can hold; leave it out")
     return os.path.expanduser(value) if field.metadata["path"] else value  # noqa: PTH111 - Path would raise
 
 
-def parse_matrix(
-    argv: Sequence[str], groups: Sequence[type], *, lists: Sequence[str], usage: str, help_text: str
-) -> list[list[Any]]:
-    """`parse` where the flags named in `lists` take several values with commas between them.
-
-    Returns the groups once for each combination, the last of `lists` changing fastest.
-    """
-    flag_values, _ = _read(argv, groups, usage, help_text, lists=lists)
-    fields = {field.name: (group, field) for group in groups for field in dataclasses.fields(group)}
-    values = [[_element(*fields[name], part) for part in str(flag_values[name].value).split(",")] for name in lists]
-    return [
-        [
-            group(
-                **{f.name: _value(f, chosen.get(f.name, flag_values[f.name].value)) for f in dataclasses.fields(group)}
-            )
-            for group in groups
-        ]
-        for chosen in (dict(zip(lists, combination, strict=True)) for combination in itertools.product(*values))
-    ]
-
-
 def _element(group: type, field: dataclasses.Field, text: str) -> Any:
-    """One of several values of a flag. Raises UsageError as absl words it."""
+    """One of several values of a flag. Raises UsageError for a wrong one."""
     parser = _parser(group, field)
     try:
         return text if parser is None else parser.parse(text)
     except ValueError as error:
-        raise UsageError(f"flag --{field.name}={text}: {error}") from None
+        raise UsageError(f"--{field.name}={text}: {error}") from None
 
 
 def _read(
@@ -193,35 +200,58 @@ def _read(
     try:
         words = flag_values(["loopwright", *argv])[1:]
     except absl_flags.Error as error:
-        raise UsageError(" ".join(str(error).removeprefix("ERROR:: ").split())) from None
+        raise UsageError(_in_a_line(error, argv)) from None
     except UnicodeDecodeError:
-        named = next((word for word in argv if word.lstrip("-").startswith("flagfile")), "--flagfile")
-        raise UsageError(f"{named}: is no text") from None
+        raise UsageError(f"{_flagfile(argv)}: isn't a text file; name one with a flag on each line") from None
     several = positional is not None and positional.endswith("...")
     if len(words) > (1 if positional else 0) and not several:
         raise UsageError(f"unexpected argument {words[-1]!r}; flags start with --, as in --name=value")
     return flag_values, words
 
 
-def config_from_groups(groups: Sequence[Any], argv: Sequence[str] = ()) -> Config:
-    """Puts the four groups of `train` together; a contradiction between flags is a UsageError.
+def _in_a_line(error: absl_flags.Error, argv: Sequence[str]) -> str:
+    """What absl says of a mistake, with the dashes of the flag and with a remedy."""
+    if isinstance(error, absl_flags.UnrecognizedFlagError):
+        close = re.search(r"Did you mean: (.*) \?", str(error))
+        hint = f"did you mean --{close[1].replace(', ', ' or --')}?" if close else "--helpfull lists all flags"
+        return f"--{error.flagname}: unknown flag; {hint}"
+    if isinstance(error, absl_flags.CantOpenFlagFileError):
+        reason = str(error).rpartition("] ")[2].partition(":")[0]
+        return f"{_flagfile(argv)}: {reason}; name a file with a flag on each line"
+    said = " ".join(str(error).removeprefix("flag ").split())
+    switch = re.match(r"--(\w+)=[^:]*: \('Non-boolean", said)
+    if switch:
+        return f"{said.partition(': ')[0]}: write --{switch[1]} or --no{switch[1]}"
+    missing = re.fullmatch(r"Missing value for flag (--\w+)", said)
+    return f"{missing[1]}: has no value; write {missing[1]}=VALUE" if missing else said
 
-    Of --epochs and --train_steps, one that was typed takes the place of the other out of a flagfile.
+
+def _flagfile(argv: Sequence[str]) -> str:
+    """The flag that names a flagfile, as it was typed."""
+    return next((word for word in argv if word.lstrip("-").startswith("flagfile")), "--flagfile")
+
+
+def config_from_groups(groups: Sequence[Any], argv: Sequence[str] = ()) -> Config:
+    """Puts the four groups of `train` together.
+
+    If both --epochs and --train_steps have a value, one was typed and the other stands in a flagfile, the typed one counts:
+    `argv` is what was typed. Raises UsageError if both were typed, or neither.
     """
     config = Config(*groups)
-    if config.run.epochs is not None and config.run.train_steps is not None:
-        typed = {word.lstrip("-").partition("=")[0] for word in argv} & {"epochs", "train_steps"}
-        if len(typed) == 1:
-            run = dataclasses.replace(
-                config.run,
-                epochs=config.run.epochs if typed == {"epochs"} else None,
-                train_steps=config.run.train_steps if typed == {"train_steps"} else None,
-            )
-            return dataclasses.replace(config, run=run)
+    if config.run.epochs is None or config.run.train_steps is None:
+        return config
+    typed = {word.lstrip("-").partition("=")[0] for word in argv} & {"epochs", "train_steps"}
+    if len(typed) != 1:
         raise UsageError(
-            f"--epochs={config.run.epochs} and --train_steps={config.run.train_steps} "
-            "contradict each other; give one of them"
+            f"--epochs={config.run.epochs} and --train_steps={config.run.train_steps} exclude each other; give one of them"
         )
+    run = dataclasses.replace(
+        config.run,
+        epochs=config.run.epochs if typed == {"epochs"} else None,
+        train_steps=config.run.train_steps if typed == {"train_steps"} else None,
+    )
+    config = dataclasses.replace(config, run=run)
+    check((config.data, config.model, config.optimization, config.run))
     return config
 
 
@@ -234,7 +264,7 @@ def _help(groups: Sequence[type], usage: str, help_text: str, *, full: bool) -> 
             continue
         lines += ["", f"{group.__name__.lower()}: {(group.__doc__ or '').strip()}"]
         for field in fields:
-            name = f"--[no]{field.name}" if _kind(group, field) is bool else f"--{field.name}"
+            name = f"--[no]{field.name}" if kind_of(group, field) is bool else f"--{field.name}"
             text = field.metadata["help"]
             if field.metadata["choices"]:
                 text += f" One of {', '.join(field.metadata['choices'])}."

@@ -1,4 +1,4 @@
-"""Keras models by name: one architecture a file, one line of `MODELS` each. Importing this loads no TensorFlow."""
+"""Keras models by name. Each has its own file and a line in `MODELS`. Importing this package loads no TensorFlow."""
 
 from loopwright.models.catalog import MODELS, Entry, ModelError, check_fits, check_name, create, ends_in_probabilities
 

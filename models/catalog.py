@@ -1,4 +1,4 @@
-"""The table of models, and how a name becomes a built Keras model of a given precision."""
+"""The table of models, and building a Keras model of a given precision by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ModelError(Exception):
-    """A model that isn't there or isn't one; the message says what to do."""
+    """A model doesn't exist or can't be used. The message says what to do."""
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class ModelError(Exception):
 
 
 class Entry(NamedTuple):
-    """A model: where it is built, what it ends in (`logits` or `probabilities`), and a line about it."""
+    """A model: the function that builds it, its outputs (`logits` or `probabilities`), and a line about it."""
 
     build: str
     outputs: str
@@ -46,22 +46,22 @@ MODELS = {
 
 
 def check_name(name: str) -> None:
-    """Raises ModelError unless `name` is in the table or has the form module:function; imports nothing."""
+    """Raises ModelError unless `name` is in the table or has the form module:function. Imports nothing."""
     if name not in MODELS and ":" not in name:
         close = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ModelError(f"--model={name}: no such model; {hint}({', '.join(MODELS)}, or module:function)")
+        raise ModelError(f"model={name!r}: no such model; {hint}({', '.join(MODELS)}, or module:function)")
 
 
 def create(name: str, input_shape: tuple[int, ...], num_classes: int, *, precision: str = "float32") -> keras.Model:
-    """A built model for samples of `input_shape` (without the batch), its layers under the policy `precision`.
+    """A built model for samples of `input_shape` (without the batch), whose layers have the dtype policy `precision`.
 
     Args:
-      name: a key of `MODELS`, or `module:function` with a function of (input_shape, num_classes), or of nothing.
-      precision: `float32`, `mixed_bfloat16` or `mixed_float16`; the global policy is left as it was.
+      name: a key of `MODELS`, or `module:function`. The function takes (input_shape, num_classes), or nothing.
+      precision: `float32`, `mixed_bfloat16` or `mixed_float16`. The global policy doesn't change.
 
-    Raises:
-      ModelError: an unknown name, a function that can't be imported or gives no Keras model.
+    Raises ModelError for an unknown name, for a function that can't be imported or doesn't return a Keras model, and
+    for a model that doesn't fit the samples and classes.
     """
     import keras
 
@@ -72,21 +72,21 @@ def create(name: str, input_shape: tuple[int, ...], num_classes: int, *, precisi
             model = function(*_arguments(name, function, input_shape, num_classes))
         except ValueError as error:
             raise ModelError(
-                f"--model={name}: can't be built for samples of shape {input_shape}: {_reason(error)}"
+                f"model={name!r}: can't be built for samples of shape {input_shape}: {_reason(error)}"
             ) from error
         if not isinstance(model, keras.Model):
-            raise ModelError(f"--model={name}: returned a {type(model).__name__}, not a keras.Model")
-        check_fits(f"--model={name}", model, input_shape, num_classes)
+            raise ModelError(f"model={name!r}: returned a {type(model).__name__}, not a keras.Model")
+        check_fits(f"model={name!r}", model, input_shape, num_classes)
     return model
 
 
 def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int) -> None:
-    """Calls the model once, which builds it, and raises ModelError unless it gives a number for each class.
+    """Calls the model once, which builds it. Raises ModelError unless it gives one number for each class.
 
     Args:
-      what: begins the message, such as `--model=cnn`.
-      input_shape: of a sample, without the batch; by name where there are several inputs.
-      num_classes: 0 for a regression, whose outputs may have any shape.
+      what: the beginning of the message, such as `model='cnn'`.
+      input_shape: the shape of a sample, without the batch; a dict by name if there are several inputs.
+      num_classes: the number of classes, or 0 for a regression, whose outputs may have any shape.
     """
     import keras
 
@@ -96,7 +96,7 @@ def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int
         return keras.ops.zeros((1, *shape))
 
     try:
-        # A call, not `build`: only it gives every layer of a subclassed model its shape.
+        # Only a call gives every layer of a subclassed model its shape; `build` doesn't.
         outputs = model(one(input_shape), training=False)
     except ValueError as error:
         raise ModelError(f"{what}: can't take samples of shape {input_shape}: {_reason(error)}") from error
@@ -108,10 +108,12 @@ def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int
 
 
 def ends_in_probabilities(name: str, model: keras.Model) -> bool:
-    """Whether the model's outputs are probabilities rather than logits: by the table, or by the operation that makes them.
+    """Whether the outputs of the model are probabilities rather than logits.
 
-    That is a layer or a function of `keras.ops`, inside a nested model too. A subclassed model is asked instead: whether
-    its outputs for random inputs are those of a softmax, or, where its last layer is a sigmoid, lie between 0 and 1.
+    For a model in the table, the table says so. For other models, the last operation decides: a layer or a function of
+    `keras.ops`, which may lie inside a nested model. A subclassed model is called with random inputs instead: its
+    outputs are probabilities if they look like those of a softmax, or if they lie between 0 and 1 and its last layer is
+    a sigmoid.
     """
     import keras
 
@@ -129,7 +131,7 @@ def ends_in_probabilities(name: str, model: keras.Model) -> bool:
 
 
 def _gives_probabilities(model: keras.Model) -> bool:
-    """Whether a model's outputs are probabilities, by what it makes of random inputs of the shape that it was built with."""
+    """Whether a subclassed model gives probabilities for random inputs of the shape that it was built with."""
     import keras
     import numpy as np
 
@@ -145,12 +147,12 @@ def _gives_probabilities(model: keras.Model) -> bool:
         return rng.random((8, *(size or 1 for size in shape[1:])), np.float32)
 
     outputs = np.asarray(keras.ops.cast(model(some(shapes), training=False), "float32"))
-    whole = np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2  # as near as half precision comes
+    whole = np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2  # half precision comes no nearer
     return bool(((outputs >= 0) & (outputs <= 1)).all() and (whole or last is keras.activations.sigmoid))
 
 
 def _reason(error: ValueError) -> str:
-    """The line that says what is wrong: Keras puts the name of the layer before it, and colours it."""
+    """The line of a Keras error that says what is wrong, without colours and without the line that names the layer."""
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
     return next((line for line in lines if line and not line.startswith("Exception encountered")), "ValueError")
 
@@ -159,20 +161,22 @@ def _resolve(path: str) -> Any:
     try:
         function = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise ModelError(f"--model={path}: can't be imported: {error}") from error
+        raise ModelError(f"model={path!r}: can't be imported: {error}") from error
     if not callable(function):
-        raise ModelError(f"--model={path}: is no function but a {type(function).__name__}")
+        raise ModelError(
+            f"model={path!r}: not a function (type {type(function).__name__}); name one that returns a keras.Model"
+        )
     return function
 
 
 def _arguments(name: str, function: Any, *given: Any) -> tuple[Any, ...]:
-    """What a function is called with: all that is given, or nothing. Raises ModelError for one that takes neither."""
+    """The arguments for a function: all that are given, or none. Raises ModelError if it takes neither."""
     takes = inspect.signature(function)
     for arguments in (given, ()):
         with contextlib.suppress(TypeError):
             takes.bind(*arguments)
             return arguments
-    raise ModelError(f"--model={name}: takes {takes}, not (input_shape, num_classes) or nothing")
+    raise ModelError(f"model={name!r}: takes {takes}; a model function takes (input_shape, num_classes), or nothing")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The lecture's summarised network, 122,570 parameters for 32x32x3 inputs and 10 classes."""
+"""The network that the lecture summarises: 122,570 parameters for 32x32x3 inputs and 10 classes."""
 
 import keras
 from keras import layers

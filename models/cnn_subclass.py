@@ -1,4 +1,4 @@
-"""The lecture's network by subclassing `tf.keras.Model`, 42,442 parameters for 32x32x3 inputs and 10 classes."""
+"""The lecture's network as a subclass of `tf.keras.Model`: 42,442 parameters for 32x32x3 inputs and 10 classes."""
 
 from typing import Any
 
@@ -27,5 +27,5 @@ class CnnSubclass(keras.Model):
 
 
 def cnn_subclass(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
-    """The network for `num_classes` classes; its first call fixes the input shape."""
+    """The network for `num_classes` classes. Its first call fixes the input shape."""
     return CnnSubclass(num_classes, name="cnn_subclass")

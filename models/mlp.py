@@ -1,4 +1,4 @@
-"""A multi-layer perceptron: 784-128-10 on MNIST's shapes (101,770 parameters)."""
+"""A multi-layer perceptron: 784-128-10 units for MNIST (101,770 parameters)."""
 
 import keras
 from keras import layers

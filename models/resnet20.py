@@ -9,7 +9,7 @@ from keras import layers
 def resnet20(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
     """The 20-layer residual network with batch norm, ending in logits `[B, num_classes]` float32.
 
-    0.27 million parameters; L2 of 1e-4 on kernels is part of the model, as in the paper.
+    It has 0.27 million parameters. L2 regularisation of 1e-4 on kernels is part of the model, as in the paper.
     """
     inputs = keras.Input(input_shape)
     x = _conv(inputs, 16)
@@ -42,7 +42,7 @@ def _conv(x: Any, filters: int, stride: int = 1, *, activation: bool = True) -> 
 
 
 def _pad_channels(x: Any, filters: int) -> Any:
-    """Zero channels on both sides (the paper's shortcut A), by plain layers, so that every export can hold it."""
+    """Adds zero channels on both sides (shortcut A of the paper), with plain layers that every export can hold."""
     missing = filters - x.shape[-1]
     x = layers.Permute((3, 1, 2))(x)
     height, width = x.shape[2], x.shape[3]

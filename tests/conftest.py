@@ -138,7 +138,7 @@ def make_state(tiny_model: Callable[..., Any]) -> Callable[..., Any]:
             keras.config.set_dtype_policy(before)
         return trainer.TrainState.create(
             network,
-            trainer.make_optimizer(optimizer, learning_rate, momentum=0.9, weight_decay=0.01, precision=precision),
+            trainer.make_optimizer(optimizer, learning_rate, weight_decay=0.01, precision=precision),
             **options,
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loopwright.trainer.base.errors import TrainingError
+    from loopwright.trainer.base.monitor import Monitor
     from loopwright.trainer.base.retrace import watched
     from loopwright.trainer.checkpoint.checkpoint import Checkpoint
     from loopwright.trainer.compare.choose_execution import choose
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from loopwright.trainer.compare.parity import Certificate, certify
     from loopwright.trainer.core.evaluation import evaluate, evaluator
     from loopwright.trainer.core.execution import eager, graph, xla
-    from loopwright.trainer.core.loop import Hook, StopTraining, at_end, every, train
+    from loopwright.trainer.core.hook import Hook, StopTraining, at_end, every, every_seconds
+    from loopwright.trainer.core.loop import train
     from loopwright.trainer.core.objective import Outputs, classification, regression
     from loopwright.trainer.core.optimizers import averaged_weights, make_optimizer, make_schedule
     from loopwright.trainer.core.state import TrainState
@@ -32,24 +34,30 @@ if TYPE_CHECKING:
     from loopwright.trainer.hooks.guards import AbortOnSkips
     from loopwright.trainer.hooks.log import Log
     from loopwright.trainer.hooks.plateau import early_stop, reduce_on_plateau
+    from loopwright.trainer.hooks.signals import SaveOnSignal
+    from loopwright.trainer.keras_style import fit
     from loopwright.trainer.observe.predictions import predictor
     from loopwright.trainer.observe.records import JsonLines
     from loopwright.trainer.observe.tensorboard import TensorBoard
+    from loopwright.trainer.run import Run
 
 _HOME = {
     "AbortOnSkips": "hooks.guards",
     "Certificate": "compare.parity",
     "Checkpoint": "checkpoint.checkpoint",
     "Evaluate": "hooks.evaluate",
-    "Hook": "core.loop",
+    "Hook": "core.hook",
     "JsonLines": "observe.records",
     "Log": "hooks.log",
+    "Monitor": "base.monitor",
     "Outputs": "core.objective",
-    "StopTraining": "core.loop",
+    "Run": "run",
+    "SaveOnSignal": "hooks.signals",
+    "StopTraining": "core.hook",
     "TensorBoard": "observe.tensorboard",
     "TrainState": "core.state",
     "TrainingError": "base.errors",
-    "at_end": "core.loop",
+    "at_end": "core.hook",
     "averaged_weights": "core.optimizers",
     "certify": "compare.parity",
     "choose": "compare.choose_execution",
@@ -58,9 +66,11 @@ _HOME = {
     "early_stop": "hooks.plateau",
     "evaluate": "core.evaluation",
     "evaluator": "core.evaluation",
-    "every": "core.loop",
+    "every": "core.hook",
+    "every_seconds": "core.hook",
     "export_h5": "export.h5_writer",
     "export_weights": "export.h5_writer",
+    "fit": "keras_style",
     "functional_twin": "export.functional",
     "gradient_step": "core.step",
     "graph": "core.execution",
@@ -88,7 +98,10 @@ __all__ = [
     "Hook",
     "JsonLines",
     "Log",
+    "Monitor",
     "Outputs",
+    "Run",
+    "SaveOnSignal",
     "StopTraining",
     "TensorBoard",
     "TrainState",
@@ -103,8 +116,10 @@ __all__ = [
     "evaluate",
     "evaluator",
     "every",
+    "every_seconds",
     "export_h5",
     "export_weights",
+    "fit",
     "functional_twin",
     "gradient_step",
     "graph",

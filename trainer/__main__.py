@@ -11,43 +11,51 @@ import sys
 from collections.abc import Sequence
 
 from loopwright import flags
+from loopwright.trainer.base.say import say
 from loopwright.trainer.commands import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code: 0, 1 for a failed run, 2 for a usage error, 128 + n for a signal."""
+    """Runs a command and returns the exit code: 0, 1 for a failed run, 2 for a usage error, 128 + n for signal n."""
     argv = list(sys.argv[1:] if argv is None else argv)
     _hold_standard_streams()
     sys.path.append(str(pathlib.Path.cwd()))  # for --model=module:function
     try:
         code = _dispatch(argv)
-        sys.stdout.flush()  # Here, where a reader that is gone can still be told of.
+        sys.stdout.flush()  # If nobody reads the output any more, the error comes here, where it is caught.
         return code
     except flags.HelpRequested as help_text:
         print(help_text)
         return 0
     except KeyboardInterrupt:
-        print("loopwright: interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except Exception as error:
-        failed = getattr(error, "exit_code", None)
-        if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EBADF):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end.
-            print(f"loopwright: nobody reads the output ({error.strerror})", file=sys.stderr)
-            return 1
-        if failed is None and isinstance(error, OSError) and error.strerror:
-            of = f"{error.filename}: " if error.filename else ""
-            print(f"loopwright: {of}{error.strerror}", file=sys.stderr)
-            return 1
-        if failed is None:
-            raise
-        print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
-        return failed
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Prints an error in one line and returns its exit code. Raises an error that has no exit code again."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EBADF):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end.
+        say(f"nobody reads the output ({error.strerror})")
+        return 1
+    if code is None and isinstance(error, OSError) and error.strerror:
+        say(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        return 1
+    if code is None:
+        raise error
+    line = " ".join(str(error).split())
+    say(line if isinstance(error, flags.UsageError) else flags.as_flags(line))
+    return code
 
 
 def _hold_standard_streams() -> None:
-    """Puts something in the place of standard streams that are closed: else a file of the run would get their number,
-    and what is printed would be written into it. Writing to a closed stdout stays an error."""
+    """Opens standard streams that are closed, so that no file of the run gets their number and takes what is printed.
+
+    Writing to a closed stdout is still an error.
+    """
     for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)

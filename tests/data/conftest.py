@@ -1,4 +1,4 @@
-"""Fixtures: a small dataset of coloured images in several record files, in both formats, and the feeds over it."""
+"""Fixtures: a small dataset of colour images in several record files of both formats, and the feeds over it."""
 
 import os
 import pathlib
@@ -39,7 +39,7 @@ def record_files(
     """The samples in TFRecord files of unequal lengths."""
     import tensorflow as tf
 
-    from loopwright.data.records import TFRECORD, RecordFile, RecordFiles
+    from loopwright.data.record_files import TFRECORD, RecordFile, RecordFiles
 
     folder = tmp_path_factory.mktemp("records")
     edges = [0, 9, 10, 37, SAMPLES]
@@ -57,14 +57,14 @@ def record_files(
 
 @pytest.fixture(scope="session")
 def make(record_files: Any, features: Any, images: np.ndarray, labels: np.ndarray) -> Callable[..., Any]:
-    """`make(kind, samples, batch_size, …)`: a feed of one of the three kinds over the first samples."""
+    """`make(kind, samples, batch_size, …)` gives a feed of one of the three kinds over the first samples."""
     from loopwright.data import augment as augmentation
     from loopwright.data.array_records import copy_to_array_record
     from loopwright.data.decoding import Decoder, Keys
     from loopwright.data.feed import Epochs, RandomAccessFeed
     from loopwright.data.memory import MemorySource
-    from loopwright.data.records import RecordFile, RecordFiles
-    from loopwright.data.sequential import sequential_feed
+    from loopwright.data.record_files import RecordFile, RecordFiles
+    from loopwright.data.sequential_feed import sequential_feed
     from loopwright.data.splits import RecordSplit
 
     decoder = Decoder(features, Keys(("image",), "label"))
@@ -93,7 +93,7 @@ def make(record_files: Any, features: Any, images: np.ndarray, labels: np.ndarra
 
 @pytest.fixture(scope="session")
 def fashion_mnist(tmp_path_factory: pytest.TempPathFactory, once: Callable[..., pathlib.Path]) -> pathlib.Path:
-    """A data_dir with Fashion-MNIST, prepared by its own builder from the original files where they are at hand."""
+    """A data_dir with Fashion-MNIST, which its TFDS builder prepared from the original files, if these are at hand."""
     from loopwright import data
 
     root = pathlib.Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def fashion_mnist(tmp_path_factory: pytest.TempPathFactory, once: Callable[..., 
 
 @pytest.fixture(scope="session")
 def same() -> Callable[[Any, Any], None]:
-    """Asserts that two batches are equal: names, dtypes, shapes and bits."""
+    """`same(left, right)` asserts that two batches are equal: names, dtypes, shapes and bits."""
     import tensorflow as tf
 
     def assert_same(left: Any, right: Any) -> None:

@@ -1,4 +1,4 @@
-"""Augmentation: a function of (seed, sample index, epoch), and of nothing else."""
+"""Augmentation depends only on (seed, sample index, epoch)."""
 
 import sys
 import types
@@ -22,7 +22,7 @@ def epochs(epoch: int) -> tf.Tensor:
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    """Pictures of nine rows and seven columns whose pixels say where they were; zero is nowhere."""
+    """Pictures of nine rows and seven columns. The value of a pixel says where it was; none is zero."""
     numbers = np.arange(1, 9 * 7 * 2 + 1, dtype=np.uint8).reshape(9, 7, 2)
     return np.broadcast_to(numbers, (32, 9, 7, 2))
 
@@ -94,7 +94,7 @@ def test_cutout_empties_one_square(pictures: np.ndarray) -> None:
 
 
 def test_composed_operations_equal_one_after_the_other(pictures: np.ndarray) -> None:
-    """Maps composed and moved once give what moving the pixels at every operation gives."""
+    """Composing the maps and moving the pixels once gives the same as moving the pixels at every operation."""
     names = "flip,cutout:3,translate:2,crop:3,cutout:2"
     steps = augment.parse(names, seed=9).steps  # type: ignore[union-attr]
     keys = stateless_random.sample_keys(9, epochs(2), PLACES)
@@ -133,14 +133,14 @@ def test_users_function_gets_scaled_inputs_and_keys(monkeypatch: pytest.MonkeyPa
         ("flip:2", "flip alone"),
         ("flop", "flip, translate, crop, cutout"),
         ("no_such_module:f", "no_such_module"),
-        ("math:pi", "no function"),
+        ("math:pi", "not a function"),
     ],
 )
 def test_mistakes_are_told(text: str, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
         augment.parse(text)
     assert caught.value.exit_code == 2
-    assert f"--augment={text}" in str(caught.value)
+    assert str(caught.value).startswith(f"augment='{text}': ")
 
 
 def test_nothing_is_no_augmentation() -> None:
@@ -165,6 +165,6 @@ def test_draws_are_even() -> None:
 
 
 def test_keys_are_golden() -> None:
-    """A sample's bits must not change with a version: a resumed run would see other pictures."""
+    """The bits of a sample must not change between versions, or a resumed run would see different pictures."""
     key = stateless_random.sample_keys(7, tf.constant([3], tf.int64), tf.constant([11], tf.int64))
     assert int(key[0]) == 11915292257624816292

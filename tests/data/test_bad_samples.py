@@ -1,4 +1,4 @@
-"""Bad data is told with sample, file and place; a bounded number of bad samples is left out and counted."""
+"""Errors about bad data name sample, file and place. A limited number of bad samples can be left out."""
 
 import dataclasses
 import pathlib
@@ -17,8 +17,8 @@ from loopwright.data.crc import masked_crc32c
 from loopwright.data.decoding import Decoder, Keys
 from loopwright.data.errors import DataError
 from loopwright.data.feed import Epochs
-from loopwright.data.records import RecordFiles
-from loopwright.data.sequential import sequential_feed
+from loopwright.data.record_files import RecordFiles
+from loopwright.data.sequential_feed import sequential_feed
 from loopwright.data.splits import RecordSplit, decode_all
 
 DAMAGED = 12  # the sample: record 2 of the third file
@@ -26,7 +26,7 @@ DAMAGED = 12  # the sample: record 2 of the third file
 
 @pytest.fixture
 def files(record_files: RecordFiles, tmp_path: pathlib.Path) -> RecordFiles:
-    """A copy of the files to damage."""
+    """A copy of the files, which a test may damage."""
     copies = []
     for file in record_files.files:
         path = shutil.copy(file.path, tmp_path)
@@ -67,7 +67,7 @@ def test_damaged_record_is_named(files: RecordFiles, split: Callable[[], RecordS
     flip_byte(path, offset_of(path, 2) + 30)
     with pytest.raises(DataError, match=rf"sample {DAMAGED} is bad: record 2 of {path}: damaged") as caught:
         bad_samples.find_bad(split(), "tiny", limit=0)
-    assert "--max_bad_records" in str(caught.value)
+    assert "max_bad_records=N" in str(caught.value)
     found = bad_samples.find_bad(split(), "tiny", limit=1)
     assert set(found) == {DAMAGED}
 
@@ -134,7 +134,7 @@ def test_copy_that_does_not_fit_on_the_disk_is_told(files: RecordFiles) -> None:
     before, limits = sorted(folder.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
     try:
-        with pytest.raises(DataError, match=rf"{folder} can't take an ArrayRecord copy .*--feed=sequential"):
+        with pytest.raises(DataError, match=rf"can't write ArrayRecord copies to {folder} .*feed='sequential'"):
             copy_to_array_record(files)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -188,7 +188,7 @@ def test_number_that_is_not_finite_is_bad() -> None:
 def test_damaged_array_record_is_named(files: RecordFiles, split: Callable[[], RecordSplit]) -> None:
     copies = copy_to_array_record(files)
     path = copies.files[2].path
-    written = pathlib.Path(path).read_bytes().split(bytes(256))[0]  # files are padded with zeros
+    written = pathlib.Path(path).read_bytes().split(bytes(256))[0]  # The file is padded with zeros.
     flip_byte(path, len(written) * 2 // 3)
     damaged = RecordSplit(RecordFiles(copies.files, copies.file_format), split().decoder)
     with pytest.raises(DataError, match=rf"record \d+ of {path}: damaged"):

@@ -1,4 +1,4 @@
-"""From names and flags to datasets: keys, kinds of feeds, fingerprints, image folders, users' functions, mistakes."""
+"""Loading datasets by name: keys, kinds of feeds, fingerprints, image folders, users' functions, and mistakes."""
 
 import pathlib
 import shutil
@@ -132,8 +132,8 @@ def test_without_copies_over_budget_is_sequential_and_says_so(tmp_path: pathlib.
     said: list[str] = []
     load = {"data_dir": str(tmp_path), "memory_budget": 1000, "prepare_array_record": False, "say": said.append}
     assert data.load("four_features", **load).kind("train") == "sequential"
-    assert "--noprepare_array_record" in said[0]
-    with pytest.raises(DataError, match="--noprepare_array_record forbids") as caught:
+    assert "prepare_array_record=False" in said[0]
+    with pytest.raises(DataError, match="prepare_array_record=False forbids") as caught:
         data.load("four_features", **load, feed="streaming").train_feed(4)
     assert caught.value.exit_code == 2
     assert not list(tmp_path.glob("**/*.array_record*"))
@@ -158,12 +158,12 @@ def test_progress_is_reported(folder: str) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"input_key": "imag"}, "--input_key=imag: no such feature of four_features .* did you mean 'image'"),
-        ({"label_key": "text"}, "'text' .* is no array of numbers"),
-        ({"weight_key": "w"}, "--weight_key=w"),
-        ({"feed": "stream"}, "--feed=stream: .* did you mean 'streaming'"),
-        ({"train_split": "nope"}, "--train_split=nope: no such split of four_features; it has train, test"),
-        ({"eval_split": "test[:0]"}, "--eval_split=test.* is empty"),
+        ({"input_key": "imag"}, "^input_key='imag': no such feature of four_features .* did you mean 'image'"),
+        ({"label_key": "text"}, "'text' .* is not an array of numbers"),
+        ({"weight_key": "w"}, "^weight_key='w': no such feature"),
+        ({"feed": "stream"}, "^feed='stream': .* did you mean 'streaming'"),
+        ({"train_split": "nope"}, "^train_split='nope': no such split of four_features; it has train, test"),
+        ({"eval_split": "test[:0]"}, r"^eval_split='test\[:0\]': .* is empty"),
     ],
 )
 def test_mistakes_are_told(folder: str, options: dict[str, Any], says: str) -> None:
@@ -198,7 +198,7 @@ def test_package_that_a_builder_lacks_is_named(tmp_path: pathlib.Path, monkeypat
 
 
 def test_too_large_a_batch_is_refused(folder: str) -> None:
-    with pytest.raises(DataError, match="--batch_size=41 is larger than the split 'train'"):
+    with pytest.raises(DataError, match=r"^batch_size=41 is larger than the split 'train'"):
         data.load("four_features", data_dir=folder).train_feed(41)
 
 
@@ -239,12 +239,16 @@ def test_fingerprint_of_a_folder_of_images_knows_every_file(images: pathlib.Path
     path.write_bytes(tf.io.encode_png(np.zeros((6, 5, 3), np.uint8)).numpy())
     changed = data.load(f"folder:{copy}").fingerprint
     assert changed != before
-    (copy / "train" / "dog" / "6.png").rename(copy / "train" / "dog" / "7.png")  # the same pictures in the same order
+    (copy / "train" / "dog" / "6.png").rename(
+        copy / "train" / "dog" / "7.png"
+    )  # The pictures and their order stay the same.
     assert data.load(f"folder:{copy}").fingerprint not in (before, changed)
 
 
 def test_flat_folder_is_one_split(images: pathlib.Path) -> None:
-    with pytest.raises(DataError, match="--eval_split"):
+    with pytest.raises(
+        DataError, match=r"eval_split, such as train_split='train\[:90%\]' and eval_split='train\[90%:\]'"
+    ):
         data.load(f"folder:{images / 'train'}")
     dataset = data.load(f"folder:{images / 'train'}", train_split="train[:10]", eval_split="train[10:]")
     assert (dataset.train_feed(10).examples_per_epoch, dataset.eval_feed(10).examples_per_epoch) == (10, 4)
@@ -253,7 +257,7 @@ def test_flat_folder_is_one_split(images: pathlib.Path) -> None:
 def test_images_of_other_sizes_are_named_or_resized(images: pathlib.Path) -> None:
     odd = images / "train" / "dog" / "3.png"
     odd.write_bytes(tf.io.encode_png(np.zeros((9, 9, 3), np.uint8)).numpy())
-    with pytest.raises(DataError, match=rf"{odd}: not 6x5x3 as the first image is \(give --image_size\)"):
+    with pytest.raises(DataError, match=rf"{odd}: not 6x5x3 like the first image \(give image_size\)"):
         data.load(f"folder:{images}").train_feed(4)
     feed = data.load(f"folder:{images}", image_size=(4, 4)).train_feed(4)
     assert first(feed)["x"].shape == (4, 4, 4, 3)
@@ -333,7 +337,7 @@ def test_users_function_returns_a_feed(users: Any) -> None:
 
 @pytest.mark.parametrize("name", ["users_data:missing", "no_such_module:f", "users_data:nothing"])
 def test_users_mistakes_are_told(users: Any, name: str) -> None:
-    with pytest.raises(DataError, match=f"--dataset={name}"):
+    with pytest.raises(DataError, match=f"^dataset='{name}': "):
         data.load(name).train_feed(4)
 
 

@@ -1,4 +1,4 @@
-"""Real data under all three feeds."""
+"""Real data in all three feeds."""
 
 import pathlib
 from typing import Any

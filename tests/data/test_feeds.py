@@ -14,7 +14,7 @@ from loopwright.data.stacked_feed import StackedFeed, stack_batches
 
 SAMPLES = 61  # as many as the fixtures hold
 KINDS = ("memory", "streaming", "sequential")
-#: For tests of many examples; all feeds but the one in memory take seconds each.
+#: For tests of many examples: each feed takes seconds, except the one in memory.
 MEMORY_AND_SLOW = ("memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:]))
 AUGMENT = "flip,translate:1"
 
@@ -25,7 +25,7 @@ some = settings(
 
 @st.composite
 def feeds(draw: Any) -> dict[str, Any]:
-    """Arguments of `make`, of random sizes."""
+    """Arguments for `make`, with random sizes."""
     samples = draw(st.integers(1, SAMPLES))
     return {
         "samples": samples,
@@ -187,7 +187,7 @@ def test_order_is_free_of_the_global_seed(make: Callable[..., Any], same: Callab
 
 
 def test_order_is_that_of_index_shuffle(make: Callable[..., Any]) -> None:
-    """A golden value of the order: a run resumed with a newer version must see the same samples."""
+    """The order must not change: a run that is resumed with a newer version must see the same samples."""
     feed = make("memory", SAMPLES, 8, seed=3)
     expected = tf.random.experimental.index_shuffle(
         tf.range(8, dtype=tf.int64), tf.constant([3, 1], tf.int64), tf.constant(SAMPLES - 1, tf.int64)

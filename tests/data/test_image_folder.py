@@ -1,4 +1,4 @@
-"""Folders of images: what is an image, what is a class, and which colors there are."""
+"""Folders of images: which files are images, which folders are classes, and which images have colors."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ Write = Callable[..., None]
 
 @pytest.fixture
 def write(tmp_path: pathlib.Path) -> Write:
-    """`write(place, channels)`: an image of 6x5 pixels; PNG, or JPEG where its name says so."""
+    """`write(place, channels)` writes an image of 6x5 pixels: PNG, or JPEG if its name ends in `.jpg`."""
 
     def write_image(place: str | bytes, channels: int = 3) -> None:
         path = tmp_path / os.fsdecode(place)
@@ -62,7 +62,7 @@ def test_hidden_files_and_folders_that_are_called_like_images_are_none(tmp_path:
 def test_images_in_both_layouts_are_refused(tmp_path: pathlib.Path, write: Write) -> None:
     for place in ("train/a/0.png", "train/b/0.png", "train/preview.png"):
         write(place)
-    with pytest.raises(DataError, match=r"images both in .*/train and in .*/train/a; .*move one of them away"):
+    with pytest.raises(DataError, match=r"images both in .*/train and in .*/train/a; .*move one of the two away"):
         _ = ImageFolder(tmp_path).files
 
 

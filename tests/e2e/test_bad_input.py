@@ -34,8 +34,10 @@ def assert_one_line(result: Any, code: int, *parts: str) -> None:
         (["--train_split=train[:0%]"], ["--train_split=train[:0%]", "empty"]),
         (["--batch_size=4001"], ["--batch_size=4001", "4000"]),
         (["--train_split=train[:10]", "--batch_size=11"], ["--batch_size=11", "10"]),
-        (["--schedule=cosine", "--warmup_steps=4"], ["--warmup_steps=4"]),
-        (["--model=no_such_module:net"], ["--model=no_such_module:net", "can't be imported"]),
+        (["--dataset=folder:nowhere"], ["--dataset=folder:nowhere"]),
+        (["--feed=streaming", "--weight_key=wieght"], ["--weight_key=wieght"]),
+        (["--augment=pathlib:no_such"], ["--augment=pathlib:no_such"]),
+        (["--model=pathlib:no_such"], ["--model=pathlib:no_such", "can't be imported"]),
         (["--model=pathlib:Path.cwd"], ["--model=pathlib:Path.cwd", "not a keras.Model"]),
     ],
     ids=lambda part: " ".join(part),
@@ -45,11 +47,6 @@ def test_wrong_name_or_number_exits_2(
 ) -> None:
     assert_one_line(loopwright("train", f"--data_dir={mnist_dir}", *QUICK, *words), 2, *parts)
     assert not list(tmp_path.iterdir())
-
-
-def test_other_keras_backend_exits_2(loopwright: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert_one_line(loopwright("train"), 2, "KERAS_BACKEND=jax")
 
 
 def test_dataset_that_may_not_be_downloaded_exits_1(loopwright: Any, tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from loopwright import flags
-from loopwright.flags.config import flag_values
 
 BASE = ("train", "--model=mlp", "--train_split=train[:200]", "--eval_split=test[:100]", "--batch_size=20")
 
@@ -106,10 +105,7 @@ def test_auto_writes_down_what_it_chose_and_a_run_that_goes_on_keeps_it(
 
     result = loopwright(*words, "--train_steps=20", "--onednn=off")
     assert (result.code, "ms a step" in result.err) == (0, False)
-    told = (
-        r"may not equal one that was never stopped to the last bit \(.*intra_op_threads: 1 before, 0 now; .*onednn: on"
-    )
-    assert re.search(told, result.err)
+    assert re.search(r"may not equal .* \(.*intra_op_threads: 1 before, 0 now; .*onednn: on before, off now", result.err)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
     assert json.loads((run / "summary.json").read_text())["step"] == 20
     facts = json.loads((run / "run.json").read_text())
@@ -124,7 +120,7 @@ def test_early_stop_ends_a_run_and_more_patience_goes_on(
     words += ["--workdir=run", "--monitor=loss", "--reduce_on_plateau=1", "--log_every=2", "--log_norms"]
     result = loopwright(*words, "--early_stop=2")
     assert result.code == 0, result.err
-    assert "stopped early: loss has not improved for 2 evaluations" in result.err
+    assert "loss has not improved for 2 evaluations" in result.err
     train = records(tmp_path / "run", "train")
     assert [record["step"] for record in train] == [2, 4, 6]
     rates = [record["learning_rate"] for record in train]
@@ -195,32 +191,37 @@ def test_freeze_leaves_variables_as_they_were(loopwright: Any, mnist_dir: pathli
     assert equal == [True, True, False, False]
 
 
+FEW_CLASSES = """
+import tensorflow as tf
+
+
+def samples(split):
+    return tf.data.Dataset.from_tensor_slices((tf.zeros([30, 4, 4, 1]), tf.range(30) % 3))
+"""
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["--boundaries=2"], ["--boundaries=2", "--schedule=piecewise"]),
-        (["--schedule=piecewise"], ["--boundaries="]),
-        (["--schedule=piecewise", "--boundaries=4,2"], ["--boundaries=4,2", "ascending"]),
-        (["--schedule=piecewise", "--boundaries=a"], ["--boundaries=a", "ascending"]),
         (["--freeze=no_such"], ["--freeze=no_such", "none of the 4 variables", "dense/kernel"]),
         (["--freeze=."], ["--freeze=.", "all of the 4 variables"]),
-        (["--freeze=("], ["--freeze=(", "no regular expression"]),
-        (["--metrics=acuracy"], ["--metrics=acuracy", "accuracy, top_5, auc, f1"]),
-        (["--monitor=auc"], ["--monitor=auc", "accuracy"]),
-        (["--clip_norm=1", "--clip_value=1"], ["--clip_norm=1", "--clip_value=1"]),
-        (["--schedule=cosine", "--reduce_on_plateau=1"], ["--reduce_on_plateau=1", "constant"]),
-        (["--reduce_on_plateau=1", "--decay_factor=2"], ["--decay_factor=2", "less than 1"]),
+        (["--schedule=cosine", "--warmup_steps=10"], ["--warmup_steps=10"]),
+        (["--profile_steps=10:12"], ["--profile_steps=10:12", "the run ends at step 10"]),
+        (["--dataset=few_classes:samples", "--eval_split=test", "--metrics=top_5"], ["--metrics=", "top_5", "3"]),
     ],
     ids=lambda part: " ".join(part),
 )
-def test_flags_that_contradict_each_other_exit_2(
+def test_flags_that_do_not_fit_the_data_or_the_model_exit_2(
     loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, words: list[str], parts: list[str]
 ) -> None:
-    result = loopwright(*BASE, f"--data_dir={mnist_dir}", "--train_steps=4", "--workdir=run", *words)
+    (tmp_path / "few_classes.py").write_text(FEW_CLASSES)
+    result = loopwright(*BASE, f"--data_dir={mnist_dir}", "--epochs=1", "--progress=none", "--workdir=run", *words)
     assert result.code == 2, result.err
-    assert len(result.err.splitlines()) == 1
-    assert all(part in result.err for part in parts), result.err
-    assert not list(tmp_path.iterdir())
+    *promises, said = result.err.splitlines()
+    assert all("makes its own stream" in promise for promise in promises)
+    assert said.startswith("loopwright: ")
+    assert all(part in said for part in parts), result.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_python_of_the_guide_runs(repository: pathlib.Path) -> None:
@@ -231,7 +232,7 @@ def test_python_of_the_guide_runs(repository: pathlib.Path) -> None:
 
 def test_guide_names_flags_that_are_there(repository: pathlib.Path) -> None:
     guide = (repository / "docs" / "training.md").read_text()
-    known = set(flag_values(flags.Config()))
+    known = set(flags.flag_values(flags.Config()))
     named = set(re.findall(r"--([a-z_]{3,})", guide)) - {"helpfull"}
     assert named
     assert named <= known

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     for warm in ("json", "hashlib"):  # Whatever Python loads at first use is loaded before the mark.
         importlib.import_module(warm)
     commit.commit_folder(parent / "warm" / "x", write, {"step": 0})
-    commit.read_manifest(parent / "warm" / "x")
+    commit.verify_folder(parent / "warm" / "x")
     commit.replace_file(parent / "warm" / "latest", "x")
     commit.delete_folder(parent / "warm" / "x")
     os.access("/mark-begin", os.F_OK)

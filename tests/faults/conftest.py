@@ -55,7 +55,7 @@ class Trainer:
         return False
 
     def until_step(self, step: int) -> bool:
-        return self.until(lambda: kill_and_compare.last_step(self.workdir) >= step)
+        return self.until(lambda: kill_and_compare.last_logged_step(self.workdir) >= step)
 
     def said(self) -> str:
         return self.err.read_text() if self.err.exists() else ""
@@ -140,7 +140,7 @@ def assert_whole() -> Callable[..., int]:
 
     def check(workdir: pathlib.Path, at_least: int = 0) -> int:
         folders = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
-        steps = [atomic.read_manifest(folder)["step"] for folder in folders]
+        steps = [atomic.verify_folder(folder)["step"] for folder in folders]
         assert sorted(steps) == sorted(int(folder.name) for folder in folders)
         newest = max(steps, default=0)
         assert newest >= at_least

@@ -72,7 +72,7 @@ def assert_nothing_lost(parent: pathlib.Path) -> int:
     atomic.sweep(parent)
     left = sorted(path.name for path in parent.iterdir() if path.name not in ("latest", "warm"))
     assert all(name.isdigit() for name in left), left
-    steps = [atomic.read_manifest(parent / name)["step"] for name in left]
+    steps = [atomic.verify_folder(parent / name)["step"] for name in left]
     assert steps == [int(name) for name in left]
     assert max(steps) >= 10
     assert (parent / "latest").read_text() in ("00000010\n", "00000020\n")

@@ -49,7 +49,7 @@ def test_kill_in(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.
         "deletion": lambda trainer, workdir: any((workdir / "checkpoints").glob(".tmp-*-deleted-*")),
         "asynchronous save": lambda trainer, workdir: trainer.saving(),
         "evaluation": lambda trainer, workdir: (
-            (workdir / "metrics.jsonl").is_file() and kill_and_compare.last_step(workdir) == 20
+            (workdir / "metrics.jsonl").is_file() and kill_and_compare.last_logged_step(workdir) == 20
         ),
     }
     for number in range(10):  # Who looks now and then may look too late, on a fast disk above all.

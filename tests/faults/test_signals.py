@@ -27,7 +27,7 @@ def test_sigterm_saves_and_the_run_goes_on(
     assert trainer.wait() == 143
     step = assert_whole(workdir, at_least=11)
     assert trainer.said().splitlines()[-1] == f"loopwright: stopped by SIGTERM at step {step}, which is saved"
-    assert step == kill_and_compare.last_step(workdir) < 60
+    assert step == kill_and_compare.last_logged_step(workdir) < 60
     goes_on(workdir, 60, *words, like=like)
     survived(f"SIGTERM in a{'n' if kind[0] in 'ae' else ''} {kind}")
 
@@ -46,7 +46,7 @@ def test_second_sigterm_ends_at_once_and_loses_nothing_committed(
             assert trainer.wait() == 0, trainer.said()
     assert trainer.until_step(21), trainer.said()
     trainer.send(signal.SIGTERM)
-    here = kill_and_compare.last_step(workdir)
+    here = kill_and_compare.last_logged_step(workdir)
     assert trainer.until_step(here + 20)  # The first one waits for the call.
     trainer.send(signal.SIGTERM)
     assert trainer.wait() == 143

@@ -1,4 +1,4 @@
-"""The facts about flags that other code relies on: what a run's identity is, and that flags survive a flagfile."""
+"""The facts about flags that other code relies on: the identity of a run, and that flags survive a flagfile."""
 
 import dataclasses
 import pathlib
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loopwright import flags
 from loopwright.flags.config import flag_values
-from loopwright.flags.parse import _kind
+from loopwright.flags.fields import kind_of
 
 FIELDS = [(group, field) for group in flags.TRAIN_GROUPS for field in dataclasses.fields(group)]
 IDENTITY = {
@@ -29,18 +29,18 @@ FREE = {
 
 def values_of(group: type, field: dataclasses.Field) -> st.SearchStrategy[Any]:
     """Values that the flag accepts."""
-    meta, kind = field.metadata, _kind(group, field)
-    if meta["choices"]:
-        values: st.SearchStrategy[Any] = st.sampled_from(meta["choices"])
+    bounds, kind = field.metadata["bounds"], kind_of(group, field)
+    if field.metadata["choices"]:
+        values: st.SearchStrategy[Any] = st.sampled_from(field.metadata["choices"])
     elif kind is bool:
         values = st.booleans()
     elif kind is int:
-        top = 2**31 if meta["below"] is None else int(meta["below"]) - 1
-        values = st.integers(int(meta["minimum"]), top)
+        top = 2**31 if bounds.below is None else int(bounds.below) - 1
+        values = st.integers(int(bounds.minimum), top)
     elif kind is float:
-        low, strict = (meta["minimum"], False) if meta["above"] is None else (meta["above"], True)
+        low, strict = (bounds.minimum, False) if bounds.above is None else (bounds.above, True)
         values = st.floats(
-            low, meta["below"], exclude_min=strict, exclude_max=meta["below"] is not None, allow_infinity=False
+            low, bounds.below, exclude_min=strict, exclude_max=bounds.below is not None, allow_infinity=False
         )
     else:
         values = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" ")).map(str.strip)
@@ -69,7 +69,7 @@ def replaced(config: flags.Config, name: str, value: Any) -> flags.Config:
 
 
 def another_value(group: type, field: dataclasses.Field) -> Any:
-    kind = _kind(group, field)
+    kind = kind_of(group, field)
     if field.metadata["choices"]:
         return next(choice for choice in field.metadata["choices"] if choice != field.default)
     return not field.default if kind is bool else "other" if kind is str else kind(1) / 2 if kind is float else 7
@@ -82,8 +82,7 @@ def test_flagfile_repeats_the_run(config: flags.Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "flags.txt"
         path.write_text(flags.to_flagfile(config), encoding="utf-8")
-        groups, _ = flags.parse([f"--flagfile={path}"], flags.TRAIN_GROUPS, usage="", help_text="")
-    again = flags.config_from_groups(groups)
+        again = flags.read_flagfile(path)
     once = {"workdir": None, "overwrite": False, "allow_fresh_start": False, "json": False}
     expected = dataclasses.replace(config, run=dataclasses.replace(config.run, **once))
     assert again == expected

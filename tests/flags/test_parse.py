@@ -75,7 +75,7 @@ def test_parse_gives_values_of_the_fields_types() -> None:
         ("--checkpoint_every=0", ["at least 1"]),
         ("--steps_per_call=0", ["at least 1"]),
         ("--keep=0", ["at least 1"]),
-        ("--download=maybe", []),
+        ("--download=maybe", ["--download or --nodownload"]),
     ],
 )
 def test_bad_value_is_told_in_a_line_that_names_flag_value_and_choice(word: str, parts: list[str]) -> None:
@@ -91,13 +91,13 @@ def test_bad_value_is_told_in_a_line_that_names_flag_value_and_choice(word: str,
     ("words", "parts"),
     [
         (["--optimiser=adam"], ["optimiser", "optimizer"]),
-        (["--learning_rat=1"], ["learning_rat'", "learning_rate"]),
-        (["--zzz"], ["zzz"]),
-        (["--batch_size"], ["batch_size"]),
+        (["--learning_rat=1"], ["--learning_rat: unknown flag", "did you mean --learning_rate?"]),
+        (["--zzz"], ["--zzz: unknown flag", "--helpfull"]),
+        (["--batch_size"], ["--batch_size: has no value", "--batch_size=VALUE"]),
         (["cnn"], ["'cnn'", "--name=value"]),
         (["--model=cnn", "fast"], ["'fast'"]),
         (["--epochs=2", "--train_steps=30"], ["--epochs=2", "--train_steps=30", "one of them"]),
-        (["--flagfile=nowhere.txt"], ["nowhere.txt"]),
+        (["--flagfile=nowhere.txt"], ["--flagfile=nowhere.txt: No such file", "a flag on each line"]),
     ],
     ids=" ".join,
 )
@@ -124,9 +124,9 @@ def test_bad_value_in_a_flagfile_is_a_usage_error(tmp_path: pathlib.Path) -> Non
         parse(f"--flagfile={path}")
 
 
-def test_flagfile_that_is_no_text_is_a_usage_error(tmp_path: pathlib.Path) -> None:
+def test_flagfile_that_is_not_text_is_a_usage_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.h5").write_bytes(bytes(range(256)))
-    with pytest.raises(flags.UsageError, match=r"^--flagfile=.*model\.h5: is no text$"):
+    with pytest.raises(flags.UsageError, match=r"^--flagfile=.*model\.h5: isn't a text file"):
         parse(f"--flagfile={tmp_path / 'model.h5'}")
 
 
@@ -136,15 +136,15 @@ def test_typed_length_takes_the_place_of_the_one_in_a_flagfile(tmp_path: pathlib
     groups, _ = flags.parse(words, flags.TRAIN_GROUPS, usage="", help_text="")
     run = flags.config_from_groups(groups, words).run
     assert (run.epochs, run.train_steps) == (2, None)
-    with pytest.raises(flags.UsageError, match="contradict"):
+    with pytest.raises(flags.UsageError, match="exclude each other"):
         flags.config_from_groups(groups, [*words, "--train_steps=120"])
 
 
 def test_paths_begin_at_home_and_text_has_no_blanks_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    config = parse("--workdir=~/runs/a", "--freeze= dense/kernel|x ", "--init_from=a~b", "--augment=~")
+    config = parse("--workdir=~/runs/a", "--freeze= dense/kernel|x ", "--train_split=a-b ")
     assert (config.run.workdir, config.model.freeze) == ("/home/me/runs/a", "dense/kernel|x")
-    assert (config.model.init_from, config.data.augment) == ("a~b", "~")
+    assert config.data.train_split == "a-b"
     with pytest.raises(flags.UsageError, match="--freeze: holds a line break"):
         parse("--freeze=a\nb")
 
@@ -189,9 +189,9 @@ def matrix(*words: str) -> list[list[object]]:
 
 
 def test_parse_matrix_gives_each_combination_once_the_last_changing_fastest() -> None:
-    cells = matrix("--batch_size=32,128", "--model=mlp,mine:net", "--precision", "float32")
+    cells = matrix("--batch_size=32,128", "--model=mlp,pathlib:Path", "--precision", "float32")
     found = [(model.model, model.precision, data.batch_size) for data, model in cells]  # type: ignore[attr-defined]
-    assert found == [(model, "float32", size) for model in ("mlp", "mine:net") for size in (32, 128)]
+    assert found == [(model, "float32", size) for model in ("mlp", "pathlib:Path") for size in (32, 128)]
 
 
 def test_parse_matrix_of_nothing_gives_the_defaults_once() -> None:
@@ -205,3 +205,33 @@ def test_parse_matrix_of_nothing_gives_the_defaults_once() -> None:
 def test_parse_matrix_checks_every_value(word: str, part: str) -> None:
     with pytest.raises(flags.UsageError, match=part):
         matrix(word)
+
+
+def test_flagfile_of_a_run_is_read_without_looking_for_what_it_names(tmp_path: pathlib.Path) -> None:
+    words = [
+        "--dataset=folder:/gone",
+        "--model=gone:net",
+        "--restore_from=gone",
+        "--augment=gone:f",
+        "--init_from=gone",
+    ]
+    (tmp_path / "flags.txt").write_text("\n".join(words))
+    config = flags.read_flagfile(tmp_path / "flags.txt")
+    assert (config.data.dataset, config.run.restore_from) == ("folder:/gone", "gone")
+    (tmp_path / "flags.txt").write_text("--batch_size=0")
+    with pytest.raises(flags.UsageError, match="--batch_size=0: must be at least 1"):
+        flags.read_flagfile(tmp_path / "flags.txt")
+
+
+def test_length_that_takes_the_place_of_another_is_checked(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "flags.txt").write_text("--epochs=3\n--profile_steps=20:30\n")
+    words = [f"--flagfile={tmp_path / 'flags.txt'}", "--train_steps=20"]
+    groups, _ = flags.parse(words, flags.TRAIN_GROUPS, usage="", help_text="")
+    with pytest.raises(flags.UsageError, match="--profile_steps=20:30: the run ends at step 20"):
+        flags.config_from_groups(groups, words)
+
+
+def test_parse_matrix_checks_every_combination() -> None:
+    groups = (flags.Model, flags.Optimization, flags.Benchmark)
+    with pytest.raises(flags.UsageError, match="--model=my models:net: write module:function"):
+        flags.parse_matrix(["--model=cnn,my models:net"], groups, lists=("model",), usage="", help_text="")

@@ -1,4 +1,4 @@
-"""The contract of every model in the table, and models that users bring."""
+"""The contract of every model in the table, and models of users."""
 
 import pathlib
 
@@ -213,13 +213,16 @@ def test_order_of_a_models_attributes_says_nothing_of_its_outputs(
         ("zzzz", "module:function"),
         ("no_such_module:net", "can't be imported"),
         ("nets_of_a_user:no_such_function", "can't be imported"),
-        ("nets_of_a_user:NUMBER", "is no function but a int"),
+        ("nets_of_a_user:NUMBER", "not a function (type int)"),
         ("nets_of_a_user:no_model", "returned a list"),
         ("nets_of_a_user:too_deep", "shape (4, 4, 1)"),
         ("nets_of_a_user:too_few", "(2,) for a sample; 3 classes need (3,)"),
         ("nets_of_a_user:too_many", "(4,) for a sample; 3 classes need (3,)"),
-        ("nets_of_a_user:one_argument", "takes (input_shape), not (input_shape, num_classes) or nothing"),
-        ("nets_of_a_user:by_keyword", "takes (input_shape, *, num_classes), not"),
+        (
+            "nets_of_a_user:one_argument",
+            "takes (input_shape); a model function takes (input_shape, num_classes), or nothing",
+        ),
+        ("nets_of_a_user:by_keyword", "takes (input_shape, *, num_classes); a model function takes"),
         ("broken_nets_of_a_user:net", "can't be imported: invalid syntax (broken_nets_of_a_user.py, line 1)"),
         ("nets_of_a_user:no_vector", "(4, 4, 3) for a sample"),
         ("nets_of_a_user:other_inputs", "can't take samples of shape (4, 4, 1)"),
@@ -232,7 +235,7 @@ def test_create_refuses_what_is_no_model_in_one_line(user_module: str, name: str
     with pytest.raises(models.ModelError) as error:
         models.create(name, (4, 4, 1), 3, precision="mixed_float16")
     message = str(error.value)
-    assert message.startswith(f"--model={name}")
+    assert message.startswith(f"model='{name}': ")
     assert part in message
     assert "\n" not in message
     assert error.value.exit_code == 2

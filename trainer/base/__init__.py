@@ -1,1 +1,1 @@
-"""What every room needs: errors, clocks, locks, atomic writes, a thread, and TensorFlow's private parts."""
+"""What every room needs: errors, clocks, locks, atomic writes, a background thread, and TensorFlow's private parts."""

@@ -1,7 +1,7 @@
-"""Writing so that nothing is ever half-written: a temporary name on the same file system, fsync, then a rename.
+"""Atomic writes: a file or a folder is written under a temporary name, synced to the disk, and then renamed.
 
-A committed folder holds `manifest.json` with the size and SHA-256 of every file in it. A folder without a manifest, or
-whose files don't match it, was not committed. The manifest holds its own hash, too. This module imports no TensorFlow.
+A committed folder holds `manifest.json` with the size and SHA-256 of every file in it, and the hash of the manifest's own
+content. A folder that has no manifest or doesn't match it was not committed. This module imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,53 +21,38 @@ SCHEMA = 1
 _OWN_DIGEST = "manifest_sha256"
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
-_DEBRIS = re.compile(r"(\.tmp-|\.old-)\d+-(.+)")  # with the number of the process that left it
+_DEBRIS = re.compile(r"(\.tmp-|\.old-)\d+-(.+)")  # the number is that of the process that left it
 _DAMAGED = "damaged-"
 
 
 class Damaged(Exception):
-    """A committed folder that doesn't hold what its manifest says; the message names the file and the difference."""
+    """A committed folder differs from its manifest. The message names the file and the difference."""
 
 
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file so that a reader sees the old content or the new, whole, whatever happens meanwhile."""
+    """Writes a text file. Readers see the whole old text or the whole new text at any moment."""
     replace_path(pathlib.Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def replace_path(path: pathlib.Path, write: Callable[[pathlib.Path], object], *, name: str | None = None) -> None:
-    """Lets `write(temporary)` make a file that then takes the place of `path`; `name` is part of the temporary one."""
+    """Replaces the file `path` by the file that `write(temporary)` makes.
+
+    The old file stays until the new file is whole, and when `write` fails. `name` is part of the temporary name.
+    """
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{name or path.name}")
     try:
         write(temporary)
         _fsync(temporary)
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # What stopped the write may stop this too; the next start sweeps.
+        with contextlib.suppress(OSError):  # What stopped the write may stop this too. The next start sweeps.
             temporary.unlink(missing_ok=True)
         raise
     _fsync(path.parent)
 
 
-def write_in_place(path: str | os.PathLike[str], write: Callable[[pathlib.Path], None]) -> None:
-    """Lets `write` make a file or a folder under a temporary name beside `path`, and puts it there when it is whole.
-
-    What was there before stays until then; a failure of `write` leaves it alone.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    _remove(temporary)
-    try:
-        write(temporary)
-        for part in [*temporary.rglob("*"), temporary]:
-            _fsync(part)
-        put_in_place(temporary, path)
-    finally:
-        _remove(temporary)
-
-
-def put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
-    """Renames a whole file or folder to `path`; a folder that is there already is kept until the new one has its name."""
+def move_into_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames a finished file or folder to `path`. An old folder is deleted only after the new folder has its name."""
     replaced = path.with_name(f"{_REPLACED}{os.getpid()}-{path.name}")
     if path.is_dir():
         _remove(replaced)
@@ -85,10 +70,10 @@ def put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
 def commit_folder(
     folder: str | os.PathLike[str], write: Callable[[pathlib.Path], None], facts: Mapping[str, Any]
 ) -> None:
-    """Creates `folder` with what `write(temporary_folder)` puts into it, and a manifest that holds `facts` too.
+    """Creates `folder` with the files that `write(temporary_folder)` writes, and a manifest that also holds `facts`.
 
-    A folder of that name that exists already is kept until the new one is whole, then replaced. When anything fails, what
-    was written is removed again, so that a full disk isn't kept full by it.
+    An old folder of that name stays until the new folder is whole. When anything fails, the new files are removed, so
+    that they don't keep a full disk full.
     """
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -97,14 +82,14 @@ def commit_folder(
     try:
         temporary.mkdir()
         _write_whole(temporary, write, facts)
-        put_in_place(temporary, folder)
+        move_into_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def _write_whole(temporary: pathlib.Path, write: Callable[[pathlib.Path], None], facts: Mapping[str, Any]) -> None:
-    """Files, then the manifest of what they are; all of it on the disk before this returns."""
+    """Writes the files, then their manifest. Everything is on the disk when this returns."""
     write(temporary)
     files = {}
     for path in _files(temporary):
@@ -118,8 +103,8 @@ def _write_whole(temporary: pathlib.Path, write: Callable[[pathlib.Path], None],
         _fsync(path)
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a committed folder, after every file in it was checked against it. Raises Damaged."""
+def verify_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Checks every file of a committed folder against its manifest, which is returned. Raises Damaged."""
     folder = pathlib.Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -135,11 +120,11 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise Damaged(f"{folder}: {MANIFEST} doesn't match the SHA-256 in it")
     try:
         present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
-    except OSError as error:  # a writer deleted the folder, or a directory in it can't be read
+    except OSError as error:  # a writer deleted the folder, or a folder inside it can't be read
         raise Damaged(f"{folder}: can't be listed ({error.strerror})") from None
     if present != set(listed):
         missing, stray = sorted(set(listed) - present), sorted(present - set(listed))
-        raise Damaged(f"{folder}: missing files {missing}, files too many {stray}")
+        raise Damaged(f"{folder}: missing files {missing}, unexpected files {stray}")
     for name, (size, digest) in listed.items():
         try:
             found = (folder / name).stat().st_size
@@ -153,7 +138,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def delete_folder(folder: str | os.PathLike[str]) -> None:
-    """Deletes a folder in two moves, so that a reader never sees half of it under its name."""
+    """Renames a folder and then deletes it, so that a reader never sees half of it under its name."""
     folder = pathlib.Path(folder)
     doomed = folder.with_name(f"{_TEMPORARY}{os.getpid()}-deleted-{folder.name}")
     folder.rename(doomed)
@@ -161,7 +146,7 @@ def delete_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def set_aside(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """Renames a damaged folder to `damaged-<name>`, out of the way of the one that is going to be written; returns that."""
+    """Renames a damaged folder to `damaged-<name>`, which makes way for a new folder. Returns the new path."""
     folder = pathlib.Path(folder)
     aside = folder.with_name(f"{_DAMAGED}{folder.name}")
     number = 1
@@ -173,9 +158,10 @@ def set_aside(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def sweep(parent: str | os.PathLike[str]) -> list[str]:
-    """Removes what dead writers left behind in `parent`, and returns its names. Call it as the only writer.
+    """Removes what dead writers left in `parent`, and returns the names. Only the single writer may call it.
 
-    A folder whose writer died between moving it aside and putting the new one in its place is put back.
+    When a writer died after it had moved an old folder aside and before it renamed the new folder, the old folder gets
+    its name back.
     """
     parent, swept = pathlib.Path(parent), []
     for path in sorted(parent.glob(".*")):
@@ -203,7 +189,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
-    """The SHA-256 of a manifest's content, which it holds itself: so a changed byte in it is seen, too."""
+    """The SHA-256 of a manifest's content. The manifest holds it, so a changed byte in the manifest is found."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""One job at a time in a thread of its own. Imports no TensorFlow."""
+"""Runs one job at a time in a second thread. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import sys
 import threading
 from collections.abc import Callable
 
-#: Added to the niceness: training goes first where there are too few cores for both.
+#: Added to the thread's niceness, so that training goes first when there are too few cores for both.
 _NICE = 10
 
 
 class Background:
-    """Runs one job at a time, at a lower priority; what it raises is raised again where the job is next asked about."""
+    """Runs one job at a time, at a lower priority. The next call of a method raises the error of a job that failed."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def start(self, job: Callable[[], None]) -> None:
-        """Begins a job, after the one before it has ended."""
+        """Waits for the previous job and starts a new one."""
         self.join()
 
         def run() -> None:
-            if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            if sys.platform == "linux":  # on other systems a thread has the priority of its process
                 with contextlib.suppress(OSError):  # a sandbox may forbid it
                     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.nice(0) + _NICE))
             try:
@@ -36,12 +36,12 @@ class Background:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises what the job has failed with; doesn't wait for it."""
+        """Raises the error of a job that has failed. Doesn't wait for a job that runs."""
         if self._thread is not None and not self._thread.is_alive():
             self.join()
 
     def join(self) -> None:
-        """Waits for the job's end, and raises what it failed with."""
+        """Waits for the job to end, and raises its error if it failed."""
         if self._thread is None:
             return
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Where a run's seconds go."""
+"""Counts how many seconds a run spends on what."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 class Clock:
-    """Adds up the seconds of named phases; what is in no phase is training.
+    """Adds up the seconds of named phases. All time outside the phases is training.
 
-    Seconds inside training that are measured elsewhere, such as the waits for input, are told by `count`.
+    `count` registers parts of training whose seconds are measured elsewhere, such as the waits for input.
 
     Args:
-      now: a monotonic clock in seconds; tests bring their own.
+      now: a monotonic clock in seconds. Tests pass a simulated clock.
 
     Attributes:
-      phases: seconds by name.
-      current: the phase that is going on, or an empty string.
+      phases: the seconds of each phase so far.
+      current: the name of the present phase, or an empty string.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
@@ -29,7 +29,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the seconds of the block to a phase. Phases do not nest."""
+        """Adds the seconds of the block to a phase. Phases do not nest."""
         start, self.current = self._now(), name
         try:
             yield
@@ -37,16 +37,16 @@ class Clock:
             self.current = ""
             self.phases[name] = self.phases.get(name, 0.0) + self._now() - start
 
-    def end_phase(self, name: str) -> None:
-        """Counts to a phase all that was in none so far."""
-        self.phases[name] = self.phases.get(name, 0.0) + self.training_seconds()
+    def end_start(self) -> None:
+        """Counts to the phase `start` all seconds that were in no phase so far. Only the first call counts."""
+        self.phases.setdefault("start", self.training_seconds())
 
     def count(self, name: str, seconds: Callable[[], float]) -> None:
-        """Names a part of training: `seconds()` is how much it has taken so far."""
+        """Registers a part of training. `seconds()` returns the seconds that it has taken so far."""
         self._counters[name] = seconds
 
     def timed(self, name: str, hook: Any) -> Any:
-        """The hook, its seconds counted to a phase."""
+        """The same hook. The seconds of its calls are added to a phase."""
         return _Timed(self, name, hook)
 
     def total_seconds(self) -> float:
@@ -58,16 +58,20 @@ class Clock:
         return self.total_seconds() - sum(self.phases.values())
 
     def seconds(self) -> dict[str, float]:
-        """All seconds so far by phase; `step` is training without its named parts."""
+        """The seconds so far of each phase and each registered part of training; `step` is the rest of training."""
         parts = {name: seconds() for name, seconds in self._counters.items()}
         return {**self.phases, **parts, "step": self.training_seconds() - sum(parts.values())}
 
 
 class _Timed:
+    """Wraps a hook and counts the seconds of its calls. All other attributes are those of the hook."""
+
     def __init__(self, clock: Clock, name: str, hook: Any) -> None:
         self.clock, self.name, self.hook = clock, name, hook
-        self.reads_metrics = getattr(hook, "reads_metrics", True)
 
     def __call__(self, *arguments: Any) -> None:
         with self.clock.phase(self.name):
             self.hook(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.hook, name)

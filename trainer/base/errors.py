@@ -1,10 +1,10 @@
-"""The error of a run that can't go on, and other errors in few words. Imports no TensorFlow."""
+"""The error of a run that can't go on, and short descriptions of other errors. Imports no TensorFlow."""
 
 from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """A run that failed or was refused; the message is one line that says what to do."""
+    """A run failed or was refused. The message is one line that says what to do."""
 
     def __init__(self, message: str, *, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -12,12 +12,15 @@ class TrainingError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, in 300 characters; its kind where it says nothing."""
+    """The first line of an error's message, at most 300 characters; the error's class if the message is empty."""
     return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def reason(error: Exception) -> str:
-    """Why a file can't be used, in the system's words, which TensorFlow puts behind a path and among other lines."""
+    """Why a file can't be used, in the words of the operating system.
+
+    TensorFlow's message has more lines, and a path before these words.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]

@@ -1,7 +1,7 @@
-"""Operations that `graph` computes by others, with the same results, where TensorFlow's kernel of its own is slow.
+"""A faster gradient of max pooling, equal to TensorFlow's to the bit.
 
-There is one, the gradient of max pooling: TensorFlow's kernel on a CPU looks for each maximum once more, value by value. The
-kernel of oneDNN doesn't, so the substitute is used where TensorFlow leaves oneDNN off (docs/decisions/006).
+TensorFlow's own kernel on a CPU searches for each maximum a second time, value by value. The kernel of oneDNN doesn't. So
+the execution `graph` computes the gradient by other operations where TensorFlow leaves oneDNN off (docs/decisions/006).
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import op_callbacks
-from tensorflow.python.util import _pywrap_util_port as port
 
-#: Values of a window up to which the substitute was measured to be faster.
+from loopwright.trainer.base import private_tf
+
+#: Windows up to this number of values were measured to be faster.
 MOST_IN_A_WINDOW = 9
 
 
 @contextlib.contextmanager
-def substituted() -> Iterator[None]:
-    """In the trace of a `tf.function`: slow operations that are added to it inside are computed by the substitutes.
+def fast_pooling_gradients() -> Iterator[None]:
+    """Inside the block, the current trace of a `tf.function` computes gradients of max pooling by `max_pool_gradient`.
 
-    Functions that the trace calls keep their own: one that XLA compiles can't take the substitutes.
+    Functions that the trace calls keep TensorFlow's kernel, because XLA can't compile `max_pool_gradient`. Nothing changes
+    with a GPU, with oneDNN, or where TensorFlow doesn't tell whether it uses oneDNN.
     """
-    if port.IsMklEnabled() or tf.config.list_physical_devices("GPU"):
+    if private_tf.uses_onednn() is not False or tf.config.list_physical_devices("GPU"):
         yield
         return
     trace = tf.compat.v1.get_default_graph()
@@ -34,28 +35,25 @@ def substituted() -> Iterator[None]:
     def replace(
         op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str | None = None, graph: Any = None
     ) -> Any:
-        """TensorFlow calls this for each new operation: what it gives is used in the place of the outputs."""
+        """The outputs that the trace uses for a new operation."""
         if op_type != "MaxPoolGrad" or graph is not trace:
             return outputs
         window = _window(inputs[0].shape, dict(zip(attrs[::2], attrs[1::2], strict=True)))
         return outputs if window is None else [max_pool_gradient(inputs[0], inputs[2], window)]
 
-    op_callbacks.add_op_callback(replace)
-    try:
+    with private_tf.on_each_operation(replace):
         yield
-    finally:
-        op_callbacks.remove_op_callback(replace)
 
 
 def max_pool_gradient(x: tf.Tensor, dy: tf.Tensor, window: tuple[int, int]) -> tf.Tensor:
-    """The gradient of max pooling over windows that don't overlap: what comes to a maximum goes to its first place.
+    """The gradient of max pooling over windows that don't overlap. The first of tied maxima receives the gradient.
 
-    Equal to the bit to `tf.raw_ops.MaxPoolGrad`, for infinities and NaNs, too.
+    The result equals that of `tf.raw_ops.MaxPoolGrad` to the bit, also for infinities and NaNs.
 
     Args:
-      x: what was pooled, `[B, H, W, C]`. Rows and columns at its end that fill no window were left out.
+      x: the input of the pooling, `[B, H, W, C]`. Rows and columns at its end that fill no window were left out.
       dy: the gradient of the maxima, `[B, H // window[0], W // window[1], C]`.
-      window: the height and width of a window, and its strides.
+      window: the height and width of a window, which are also its strides.
 
     Returns:
       The gradient of `x`, `[B, H, W, C]`.
@@ -65,7 +63,8 @@ def max_pool_gradient(x: tf.Tensor, dy: tf.Tensor, window: tuple[int, int]) -> t
     whole = x[:, : rows * high, : columns * wide]
     windows = tf.reshape(whole, [-1, high, columns, wide, channels])
     best = windows[:, 0, :, 0]
-    place = tf.zeros(tf.shape(best), tf.int32)  # of the best in a flat example, from the window's first
+    # The place of the best value in a flattened example, counted from the first value of its window.
+    place = tf.zeros(tf.shape(best), tf.int32)
     for line, column in itertools.islice(itertools.product(range(high), range(wide)), 1, None):
         value = windows[:, line, :, column]
         larger = best < value
@@ -80,12 +79,12 @@ def max_pool_gradient(x: tf.Tensor, dy: tf.Tensor, window: tuple[int, int]) -> t
 
 
 def _select(condition: tf.Tensor, then: tf.Tensor, otherwise: tf.Tensor) -> tf.Tensor:
-    """`tf.where` for tensors of one shape, which is faster than the kernel that broadcasts."""
+    """`tf.where` for tensors of one shape. Its kernel is faster, because it doesn't broadcast."""
     return tf.raw_ops.Select(condition=condition, x=then, y=otherwise)
 
 
 def _window(shape: tf.TensorShape, options: dict[str, Any]) -> tuple[int, int] | None:
-    """The height and width of the windows of a pooling of images of a shape, if the substitute serves it."""
+    """The height and width of a pooling's windows; None for a pooling that `max_pool_gradient` doesn't compute faster."""
     window, strides = (tuple(options[name].list.i) for name in ("ksize", "strides"))
     first, high, wide, last = window
     if (

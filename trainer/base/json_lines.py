@@ -1,4 +1,4 @@
-"""Files of a JSON object a line, whose last line a killed process may have left half-written. Imports no TensorFlow."""
+"""Files with one JSON object per line. A killed process may leave the last line half-written. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from loopwright.trainer.base.atomic import replace_file
 
 
 def finite(value: Any) -> Any:
-    """A value as JSON can hold it: null for a number that isn't finite."""
+    """The value itself, or None for a float that isn't finite, which JSON can't hold."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The objects of the whole lines; none where there is no file."""
+    """The objects of all whole lines; an empty list if there is no file."""
     return [json.loads(line) for line in _lines(path) if line.endswith("\n")]
 
 
 def cut(path: pathlib.Path, step: int) -> None:
-    """Takes out the lines past a step, which a run that goes on from there writes again; and half a last line."""
+    """Removes the lines after a step, which a resumed run writes again, and a half-written last line."""
     lines = _lines(path)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:

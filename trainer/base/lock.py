@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that the kernel releases when its process dies, however it dies. Imports no TensorFlow."""
+"""One writer per folder, by a lock that the kernel releases when the process dies for any reason. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LOCK = "lock"
 
 @contextlib.contextmanager
 def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds `folder/lock` (`flock`) inside the block. The file stays: whether it's locked is what counts.
+    """Locks `folder/lock` by `flock` inside the block. The file stays afterwards; only the lock on it counts.
 
-    Raises TrainingError (exit 2) with the pid and host of the process that holds it.
+    Raises TrainingError (exit code 2) if another process holds the lock. The message has its process id and host.
     """
     path = pathlib.Path(folder) / LOCK
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -28,7 +28,7 @@ def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             raise TrainingError(
-                f"--workdir={folder} is being written by {holder}; wait for it, stop it, or choose another --workdir",
+                f"{folder} is being written by {holder}; wait for that process, stop it, or choose another folder",
                 exit_code=2,
             ) from None
         os.ftruncate(descriptor, 0)
@@ -40,9 +40,9 @@ def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Waits until no other process is in such a block for the folder, by `flock` of the folder itself.
+    """Lets one process at a time into such a block for a folder. The others wait for a `flock` on the folder itself.
 
-    Where a file system has no locks of folders (NFS), nobody waits.
+    On a file system that can't lock folders (NFS), no process waits.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

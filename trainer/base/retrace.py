@@ -1,4 +1,4 @@
-"""Telling when a compiled function is traced again, and which argument made it so: a silent way to lose time."""
+"""Warnings about compiled functions that are traced again, which costs time that nobody notices otherwise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LOG = logging.getLogger("loopwright")
 
 
 def watched(function: Any, what: str, *, expected: int = 1) -> Callable:
-    """A `tf.function` that warns when it is traced more than `expected` times, and names the argument that changed.
+    """The same `tf.function`, with a warning when it is traced more than `expected` times.
 
     Args:
-      what: names the function in the warning, such as "evaluation".
+      what: the function's name in the warning, such as "evaluation". The warning also names the argument that changed.
     """
     names = list(inspect.signature(function.python_function).parameters)
     traced = 0
@@ -39,12 +39,12 @@ def watched(function: Any, what: str, *, expected: int = 1) -> Callable:
 
 
 def warn_of_retrace(what: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Warns that something was compiled for other `specs` than before."""
+    """Warns that something was compiled again because its `specs` changed."""
     _LOG.warning("%s was compiled again, which takes time: %s", what, changes(before, now))
 
 
 def specs(value: Any, name: str = "") -> dict[str, str]:
-    """What tracing depends on, by the name of each part: dtypes and shapes of tensors, and Python values themselves."""
+    """What a trace depends on, by the name of each part: the dtype and shape of a tensor, or the Python value itself."""
     if isinstance(value, Mapping):
         parts = [specs(part, f"{name}[{key!r}]" if name else str(key)) for key, part in value.items()]
     elif isinstance(value, (list, tuple)):
@@ -59,7 +59,7 @@ def specs(value: Any, name: str = "") -> dict[str, str]:
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """How two sets of `specs` differ, as a phrase."""
+    """The differences between two sets of `specs`, as one phrase."""
     found = [
         f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
         for name in {**before, **now}

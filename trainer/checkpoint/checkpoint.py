@@ -14,7 +14,6 @@ import math
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +23,8 @@ import tensorflow as tf
 from loopwright.trainer.base import atomic
 from loopwright.trainer.base.background import Background
 from loopwright.trainer.base.errors import TrainingError, first_line, reason
+from loopwright.trainer.base.monitor import Monitor
+from loopwright.trainer.base.say import say
 from loopwright.trainer.checkpoint import object_graph
 from loopwright.trainer.checkpoint.retention import Retention
 from loopwright.trainer.checkpoint.saver import Saver
@@ -33,28 +34,26 @@ PREFIX = "state"
 _LATEST = "latest"
 
 
-def say(line: str) -> None:
-    """Tells the user, on stderr."""
-    print(f"loopwright: {line}", file=sys.stderr)
-
-
 class Checkpoint:
     """A hook that saves the state into `directory/<step>/`, keeps the newest, and restores them.
 
-    A state with a weight or a slot that isn't finite is not saved, so none can become the best or the only checkpoint.
+    A state with a weight or a slot that isn't finite is not saved. So none can become the best or the only checkpoint.
 
     Args:
       directory: the run's `checkpoints` folder.
       keep, keep_every, monitor: see `Retention`.
-      facts: put into every manifest, such as the identity of the run; a checkpoint with other facts isn't restored.
-      before_commit: called before each save, in the thread that trains; flush there what must not be older than the
-        checkpoint.
+      facts: put into every manifest, such as the identity of the run. A checkpoint with different facts isn't restored.
       evaluation: gives the metrics of the newest evaluation, which decide what is best.
-      asynchronous: as a hook, only copies the state to host memory; a thread commits it. One save is in flight at most,
-        and what fails is raised by the next call of the hook, of `check` or at the end of the `with` block.
-      abort_on_nonfinite: a state that isn't finite ends training, which can't mend it: saving raises TrainingError.
-      hash_tensors: put the hash of every tensor into the manifest; `restore` compares them then.
-      say: told, in a line, what is skipped or not saved.
+      asynchronous: as a hook, copies the state to host memory, and a thread commits the copy. One save is in flight at
+        most. Its error is raised by the next call of the hook, by `check`, by `wait`, or when the hook is closed.
+      abort_on_nonfinite: saving a state that isn't finite raises TrainingError, because more training can't mend it.
+
+    Attributes:
+      before_commit: functions that are called before each save, in the thread that trains. They flush what must not be
+        older than the checkpoint.
+      hash_tensors: whether the hash of every tensor goes into the manifest. `restore` compares the hashes it finds there.
+      say: given a line about each checkpoint that is skipped or not saved. It prints to stderr by default.
+      saved_step: the step that was saved or restored last.
     """
 
     reads_metrics = False
@@ -65,34 +64,38 @@ class Checkpoint:
         *,
         keep: int = 3,
         keep_every: int | None = None,
-        monitor: str = "accuracy",
+        monitor: str | Monitor = "accuracy",
         facts: Mapping[str, Any] | None = None,
-        before_commit: Callable[[], None] = lambda: None,
         evaluation: Callable[[], Mapping[str, float]] = dict,
         asynchronous: bool = False,
         abort_on_nonfinite: bool = False,
-        hash_tensors: bool = False,
-        say: Callable[[str], None] = say,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self.retention = Retention(self.directory, keep, keep_every, monitor)
-        self.facts, self.before_commit, self.evaluation = dict(facts or {}), before_commit, evaluation
+        self.facts, self.evaluation = dict(facts or {}), evaluation
         self.asynchronous, self.abort_on_nonfinite = asynchronous, abort_on_nonfinite
-        self.hash_tensors, self.say = hash_tensors, say
+        self.before_commit: list[Callable[[], None]] = []
+        self.hash_tensors = False
+        self.say: Callable[[str], None] = say
+        self.saved_step: int | None = None
         self._background = Background()
         self._saver: Saver | None = None
-        self.saved_step: int | None = None  # the step of what was saved last, or restored
 
-    def __enter__(self) -> Checkpoint:
-        return self
+    @contextlib.contextmanager
+    def open(self, state: TrainState) -> Iterator[None]:
+        """Waits after the block for the save that is in flight.
 
-    def __exit__(self, kind: object, *exc_info: object) -> None:
+        Raises what that save failed with. If the block itself failed, a line says so instead.
+        """
         try:
-            self._background.join()
-        except TrainingError as error:
-            if kind is None:
-                raise
-            self.say(str(error))  # Another error is on its way already.
+            yield
+        except BaseException:
+            try:
+                self.wait()
+            except TrainingError as error:
+                self.say(str(error))
+            raise
+        self.wait()
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         commits = self._begin(state)
@@ -105,11 +108,15 @@ class Checkpoint:
         """Raises what the asynchronous save failed with, if it has failed."""
         self._background.check()
 
+    def wait(self) -> None:
+        """Waits for the asynchronous save, and raises what it failed with."""
+        self._background.join()
+
     def save(self, state: TrainState) -> pathlib.Path | None:
         """Commits the state and returns its folder, or None for a state that isn't finite.
 
-        A step that was saved or restored last is left as it is. Raises TrainingError where it can't be written; what was
-        committed before is untouched.
+        The step that was saved or restored last isn't written again. Raises TrainingError where the checkpoint can't be
+        written. Earlier checkpoints are untouched then.
         """
         commits = self._begin(state)
         if commits is not None:
@@ -124,17 +131,17 @@ class Checkpoint:
     def restore(self, state: TrainState, *, allow_fresh_start: bool = False) -> int | None:
         """Restores the newest good checkpoint into the state and returns its step; None where there is none yet.
 
-        Call it as the only writer: damaged ones that are newer are named with the reason and set aside as
+        Call it as the only writer of the folder. A damaged checkpoint that is newer is named with the reason and renamed to
         `damaged-<step>`.
 
-        Raises TrainingError for a checkpoint that doesn't fit the state or has other facts, and, unless
-        `allow_fresh_start`, where all are damaged or gone: nothing is begun afresh without being asked for.
+        Raises TrainingError for a checkpoint that doesn't fit the state or has different facts. Unless `allow_fresh_start`
+        is true, it also raises TrainingError where all checkpoints are damaged or gone: no run begins again unasked.
         """
         self._background.join()
         self.saved_step, skipped = None, []
         for folder in reversed(self.folders()):
             try:
-                manifest = atomic.read_manifest(folder)
+                manifest = atomic.verify_folder(folder)
             except atomic.Damaged as error:
                 skipped.append((folder, str(error)))
                 continue
@@ -145,28 +152,30 @@ class Checkpoint:
         if self.saved_step is None and not allow_fresh_start:
             self._refuse_fresh_start(skipped)
         for folder, damage in skipped:
-            self.say(f"a damaged checkpoint is skipped: {damage}; it's kept as {atomic.set_aside(folder).name}")
+            self.say(f"a damaged checkpoint is skipped: {damage}; it is kept as {atomic.set_aside(folder).name}")
         self._renew_latest()
         return self.saved_step
 
     def check_facts(self, folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-        """Raises TrainingError (exit 2), with the differences, for a checkpoint of another run or of other data."""
+        """Raises TrainingError (exit 2), with the differences, for a checkpoint of another run or of different data."""
         differences = _differences(manifest, self.facts)
         if differences:
             raise TrainingError(
                 f"{folder} belongs to another run ({', '.join(differences)}); exact resuming needs the same run on the same "
-                "data; --init_from takes its weights alone",
+                "data; give it as init_from to take its weights alone",
                 exit_code=2,
             )
 
     def _begin(self, state: TrainState) -> Callable[[], None] | None:
-        """Does what training must wait for, and returns what does the rest; None for the step that was saved last."""
+        """Does the part of a save for which training must wait. Returns a function that does the rest, or None for the step
+        that was saved last."""
         self._background.join()
         step = int(state.step)
         if step == self.saved_step:
             return None
         with self._failure_told(step):
-            self.before_commit()
+            for flush in self.before_commit:
+                flush()
         if self._saver is None or not self._saver.serves(state):
             self._saver = Saver(state, copied=self.asynchronous)
         self._saver.take()
@@ -191,7 +200,7 @@ class Checkpoint:
         if nonfinite is not None:
             refusal = f"step {step} is not saved: {nonfinite} has values that aren't finite"
             if self.abort_on_nonfinite:
-                raise TrainingError(f"{refusal}; lower --learning_rate")
+                raise TrainingError(f"{refusal}; lower learning_rate")
             self.say(refusal)
             return
         folder = self._folder(step)
@@ -207,12 +216,12 @@ class Checkpoint:
             yield
         except (OSError, tf.errors.OpError) as error:
             raise TrainingError(
-                f"step {step} can't be saved in {self.directory}: {reason(error)}; the checkpoints before it are whole: put "
-                "that right, and the same command goes on from the newest"
+                f"step {step} can't be saved in {self.directory}: {reason(error)}; the checkpoints before it are whole, so "
+                "mend that, and the same command goes on from the newest"
             ) from error
 
     def _renew_latest(self) -> None:
-        """Lets `latest` name the newest checkpoint, which a writer that died may not have done."""
+        """Lets `latest` name the newest checkpoint, which a writer that died may have missed."""
         path = self.directory / _LATEST
         newest = [folder.name for folder in self.folders()[-1:]]
         if newest and (not path.is_file() or path.read_text(encoding="utf-8", errors="replace").split() != newest):
@@ -221,7 +230,7 @@ class Checkpoint:
             path.unlink(missing_ok=True)
 
     def _refuse_fresh_start(self, skipped: list[tuple[pathlib.Path, str]]) -> None:
-        remedy = "bring one back, or begin again at step 0 with --allow_fresh_start"
+        remedy = "bring one back, or begin again at step 0 with allow_fresh_start=True"
         if skipped:
             reasons = "; ".join(reason for _, reason in skipped)
             raise TrainingError(f"no checkpoint in {self.directory} is whole: {reasons}; {remedy}")
@@ -233,15 +242,15 @@ class Checkpoint:
 def newest_good(directory: str | os.PathLike[str], say: Callable[[str], None] = say) -> pathlib.Path | None:
     """The newest checkpoint in a run's `checkpoints` folder that is whole, for readers; None where there is none.
 
-    Damaged ones are named to `say`. Nothing is changed, and where the writer deletes a checkpoint meanwhile, it has a newer
-    one: the folder is looked through again.
+    `say` is given a line about each damaged one. Nothing is changed. Where the writer deletes a checkpoint in the meantime,
+    it has a newer one, so the folder is read again.
     """
     told: set[pathlib.Path] = set()
     while True:
         deleted = False
         for folder in reversed(Retention(pathlib.Path(directory)).folders()):
             try:
-                atomic.read_manifest(folder)
+                atomic.verify_folder(folder)
             except atomic.Damaged as error:
                 if not folder.exists():
                     deleted = True
@@ -255,7 +264,7 @@ def newest_good(directory: str | os.PathLike[str], say: Callable[[str], None] = 
 
 
 def restore_newest(directory: str | os.PathLike[str], state: TrainState) -> pathlib.Path | None:
-    """Restores what `newest_good` gives, and says where that lies; a run that goes on may delete it meanwhile.
+    """Restores what `newest_good` gives and returns its folder, which a run that goes on may delete later.
 
     The checkpoint may hold more than the state. Raises TrainingError for one that doesn't fit the state.
     """
@@ -278,15 +287,15 @@ def restore_folder(folder: str | os.PathLike[str], state: TrainState, *, exact: 
 
     Raises TrainingError for a damaged checkpoint, and for one that doesn't fit the state.
     """
-    manifest = read_manifest(folder)
+    manifest = verified_manifest(folder)
     load(pathlib.Path(folder), manifest, state, exact=exact)
     return manifest
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """`commit.read_manifest` for a folder that the user named: raises TrainingError."""
+def verified_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a folder that the user named, after every file was checked. Raises TrainingError for a damaged one."""
     try:
-        return atomic.read_manifest(folder)
+        return atomic.verify_folder(folder)
     except atomic.Damaged as error:
         raise TrainingError(f"the checkpoint is damaged: {error}; choose another one") from None
 
@@ -300,7 +309,7 @@ def load(folder: pathlib.Path, manifest: Mapping[str, Any], state: TrainState, *
     root = tf.train.Checkpoint(**state.trackables())
     try:
         found = object_graph.match(folder / PREFIX, root)
-        if found.missing or found.other_shape or (exact and found.unexpected):
+        if found.missing or found.wrong_shape or (exact and found.unexpected):
             raise TrainingError(f"the checkpoint {folder} doesn't fit this model and optimizer: {found.explain()}")
         status = root.read(str(folder / PREFIX))
         if exact:
@@ -324,7 +333,7 @@ def load_weights(folder: str | os.PathLike[str], model: keras.Model, *, exclude:
 
     Raises TrainingError for a damaged checkpoint, and, with the list, for variables that have no value of their shape there.
     """
-    read_manifest(folder)
+    verified_manifest(folder)
     prefix = pathlib.Path(folder) / PREFIX
     found = object_graph.match(prefix, tf.train.Checkpoint(model=model))
     own = {variable.path: variable for variable in model.weights}
@@ -336,7 +345,7 @@ def load_weights(folder: str | os.PathLike[str], model: keras.Model, *, exclude:
     fit = object_graph.Match(pairs, tuple(name for name in found.missing if wanted(name)), ())
     if fit.explain():
         raise TrainingError(
-            f"the weights in {folder} don't fit this model: {fit.explain()}; leave variables out with --init_exclude=REGEX"
+            f"the weights in {folder} don't fit this model: {fit.explain()}; leave variables out with exclude=REGEX"
         )
     reader = tf.train.load_checkpoint(str(prefix))
     for pair in pairs:

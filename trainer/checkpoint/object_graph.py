@@ -1,4 +1,4 @@
-"""The state as TensorFlow's checkpoints see it: a tree of named objects with variables at its leaves."""
+"""The state as a TensorFlow checkpoint stores it: a tree of named objects with variables at its leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from loopwright.trainer.base import private_tf
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
@@ -18,7 +19,7 @@ _VALUE = "VARIABLE_VALUE"
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A variable and the tensor of a checkpoint that belongs to it."""
+    """A variable and its tensor in a checkpoint."""
 
     name: str
     variable: tf.Variable
@@ -28,7 +29,7 @@ class Pair:
 
     @property
     def difference(self) -> str | None:
-        """How the tensor doesn't fit the variable: None if it does."""
+        """How the shape or dtype of the tensor differs from the variable's; None if the tensor fits."""
         variable = self.variable
         if variable.shape.is_compatible_with(self.shape) and variable.dtype == self.dtype:
             return None
@@ -37,12 +38,12 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A tree of objects beside a checkpoint.
+    """A tree of objects compared with a checkpoint.
 
     Attributes:
-      pairs: what both have.
+      pairs: the variables that the checkpoint holds, with their tensors.
       missing: names of variables that the checkpoint lacks.
-      unexpected: names of tensors that belong to no variable.
+      unexpected: names of tensors that belong to no variable of the tree.
     """
 
     pairs: tuple[Pair, ...]
@@ -50,28 +51,28 @@ class Match:
     unexpected: tuple[str, ...]
 
     @property
-    def other_shape(self) -> tuple[str, ...]:
-        """Pairs whose shape or dtype differ, in words."""
+    def wrong_shape(self) -> tuple[str, ...]:
+        """A description of each pair whose shapes or dtypes differ."""
         return tuple(pair.difference for pair in self.pairs if pair.difference)
 
     def explain(self) -> str:
-        """What doesn't fit, in one line; empty where all does."""
-        parts = [("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.other_shape)]
+        """What doesn't fit, in one line; an empty string if everything fits."""
+        parts = [("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.wrong_shape)]
         return "; ".join(f"{title}: {_shortened(names)}" for title, names in parts if names)
 
 
 def match(prefix: pathlib.Path, root: Any) -> Match:
-    """Finds for every variable below `root`, a trackable, its tensor in the checkpoint files of a prefix.
+    """Finds the tensor of every variable below the trackable `root` in the checkpoint files of a prefix.
 
-    Objects are paired by the names under which their owners keep them, as TensorFlow pairs them when it restores. Reads no
-    tensor but the one that describes the tree. Raises tf.errors.OpError for files that can't be read.
+    Objects are paired by the names under which their owners keep them, as TensorFlow does when it restores. Of all tensors
+    only the description of the tree is read. Raises tf.errors.OpError for files that can't be read.
     """
     reader = tf.train.load_checkpoint(str(prefix))
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH))
+    graph = private_tf.parse_object_graph(reader.get_tensor(_GRAPH))
     pairs: list[Pair] = []
     seen: set[int] = set()
-    found: dict[int, Any] = {}  # the object too: its id must stay its own
+    found: dict[int, Any] = {}  # by id; holding the objects keeps their ids unique
     todo = [(0, root)]
     while todo:
         node, owner = todo.pop()
@@ -97,9 +98,9 @@ def match(prefix: pathlib.Path, root: Any) -> Match:
 
 
 def by_key(prefix: pathlib.Path, root: Any) -> dict[str, Any]:
-    """What checkpoint files of a tree hold, by their keys: its variables, and the tensor that describes the tree.
+    """The variables of a tree by their keys in checkpoint files, and the tensor there that describes the tree.
 
-    Empty where they hold more than that. Raises tf.errors.OpError for files that can't be read.
+    Returns an empty dict if the files hold anything more. Raises tf.errors.OpError for files that can't be read.
     """
     reader = tf.train.load_checkpoint(str(prefix))
     values = {pair.key: pair.variable for pair in match(prefix, root).pairs}
@@ -108,7 +109,7 @@ def by_key(prefix: pathlib.Path, root: Any) -> dict[str, Any]:
 
 
 def leaves(root: Any) -> Iterator[tuple[str, Any, tf.Variable]]:
-    """The variables below a trackable, each once: the path that leads to it, it, and the TensorFlow variable that it is."""
+    """The variables below a trackable, each once, as (path, object, TensorFlow variable)."""
     for path, owner in nodes(root):
         variable = variable_of(owner)
         if variable is not None:
@@ -116,8 +117,8 @@ def leaves(root: Any) -> Iterator[tuple[str, Any, tf.Variable]]:
 
 
 def nodes(root: Any) -> Iterator[tuple[str, Any]]:
-    """A trackable and what is below it down to the variables, each once, with the path that leads to it."""
-    seen: dict[int, Any] = {}  # as `found` above
+    """A trackable and all objects below it down to the variables, each once, as (path, object)."""
+    seen: dict[int, Any] = {}  # by id, as `found` in `match`
     todo = collections.deque([("", root)])
     while todo:
         path, owner = todo.popleft()
@@ -131,14 +132,14 @@ def nodes(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def variable_of(owner: Any) -> tf.Variable | None:
-    """The TensorFlow variable that an object is or, for a Keras variable, holds; None for anything else."""
+    """The object itself if it is a TensorFlow variable, the inner variable of a Keras variable, and otherwise None."""
     if isinstance(owner, keras.Variable):
         return owner.value
     return owner if isinstance(owner, tf.Variable) else None
 
 
 def name_of(owner: Any, otherwise: str) -> str:
-    """A Keras variable's path; for others how the checkpoint calls them."""
+    """The path of a Keras variable; for other objects the name in the checkpoint, `otherwise`."""
     return owner.path if isinstance(owner, keras.Variable) else otherwise.partition("/.ATTRIBUTES")[0]
 
 

@@ -1,4 +1,4 @@
-"""What a terminal shows of work other than training that takes a while: a bar, or a line that says what is being done."""
+"""What a terminal shows during long work other than training: a bar, or a line that says what is being done."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 
 class DataProgress:
-    """Called as `progress(what, done, total)`; a bar on a terminal, nothing elsewhere, and gone when all is done.
+    """Called as `progress(what, done, total)`. On a terminal it shows a bar, which goes away when all is done.
 
-    Without `moves` there is no bar on a terminal either.
+    Without `moves`, and elsewhere than on a terminal, it shows nothing.
     """
 
     def __init__(self, console: Console | None = None, *, moves: bool = True) -> None:
@@ -39,7 +39,7 @@ class DataProgress:
             self._task = self._bar.add_task(what, total=total)
             self._what = what
             self._bar.start()
-            atexit.register(self._stop)  # of a command that fails on the way: the terminal gets its cursor back
+            atexit.register(self._stop)  # If the command fails on the way, the terminal gets its cursor back.
         self._bar.update(self._task, completed=done)
         if done >= total:
             self._stop()
@@ -52,18 +52,21 @@ class DataProgress:
 
 @contextlib.contextmanager
 def status(what: str, *, moves: bool = True) -> Iterator[None]:
-    """Says what is being done while the block runs: a line that moves on a terminal, nothing elsewhere."""
+    """Says what is being done while the block runs: a moving line on a terminal, nothing elsewhere."""
     if not moves or not sys.stderr.isatty():
         yield
         return
-    # A file of its own: TensorFlow's start takes standard error away for a while.
+    # A separate file, because standard error is redirected while TensorFlow starts.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as file, Console(file=file).status(f"{what} …"):
         yield
 
 
 @contextlib.contextmanager
 def pieces(total: int, console: Console | None = None) -> Iterator[Callable[[str, int], None]]:
-    """`show(what, done)`: what is being done of so many pieces of work, and the time left; nothing without a terminal."""
+    """A function `show(what, done)` that shows which of `total` pieces of work are done, and the time left.
+
+    Without a terminal it shows nothing.
+    """
     console = console or Console(stderr=True)
     bar = [BarColumn()] if console.width >= 100 else []
     columns = (TextColumn("{task.description}"), *bar, TaskProgressColumn(), TimeRemainingColumn(compact=True))

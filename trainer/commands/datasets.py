@@ -1,4 +1,4 @@
-"""`loopwright datasets [NAME]`: what there is, or what one of them holds."""
+"""`loopwright datasets [NAME]`: the list of datasets, or what one of them holds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
 
 from loopwright import data, flags
 from loopwright.trainer.base.errors import TrainingError
@@ -23,8 +19,8 @@ if TYPE_CHECKING:
 
 USAGE = "usage: loopwright datasets [NAME] [--flags]"
 HELP = (
-    "Lists our own datasets and those prepared in --data_dir; or describes NAME: features, splits, class balance, how it is "
-    "read, and on request a sheet of images and the speed of the feed."
+    "Lists the datasets of this program and those prepared in --data_dir, or describes NAME: features, splits, class "
+    "balance, how it is read, and on request a sheet of images and the speed of the feed."
 )
 
 _SECONDS_MEASURED = 5.0
@@ -34,10 +30,12 @@ _CLASSES_SHOWN = 30
 
 def run(argv: Sequence[str]) -> int:
     """Parses the flags, and lists or describes."""
-    groups, names = flags.parse(argv, [flags.Data, flags.Description], usage=USAGE, help_text=HELP, positional="NAME")
-    config, description = groups
+    (config, description), names = flags.parse(
+        argv, [flags.Data, flags.Description], usage=USAGE, help_text=HELP, positional="NAME", checked=False
+    )
     if names:
         config = dataclasses.replace(config, dataset=names[0])
+    flags.check((config, description))
     if names or any(word.lstrip("-").partition("=")[0] == "dataset" for word in argv):
         return _describe(config, description)
     return _list(config.data_dir, as_json=description.json)
@@ -78,7 +76,7 @@ def _describe(config: flags.Data, description: flags.Description) -> int:
 
 
 def _facts(dataset: Any) -> dict[str, Any]:
-    """What a dataset holds, as JSON takes it."""
+    """What a dataset holds, as values for JSON."""
     import numpy as np
 
     facts: dict[str, Any] = {"name": dataset.name, "fingerprint": dataset.fingerprint}
@@ -117,7 +115,7 @@ def _dtype(feature: Any) -> str:
 
 
 def _measure(dataset: Dataset, config: flags.Data, seed: int) -> int:
-    """Samples a second of the training feed alone, after a second of warm-up."""
+    """How many samples a second the training feed alone gives, after a second of warm-up."""
     feed = dataset.train_feed(
         config.batch_size, seed=seed, drop_remainder=config.drop_remainder, augment=config.augment or None
     )
@@ -135,14 +133,16 @@ def _measure(dataset: Dataset, config: flags.Data, seed: int) -> int:
 
 
 def _draw_sheet(dataset: Dataset, augment: str, description: flags.Description) -> None:
-    """A PNG: a row for each of the first samples of an epoch, and what --augment makes of it in five epochs."""
+    """Writes a PNG with a row for each of the first samples: the image as stored, and what --augment makes of it."""
     import numpy as np
     import tensorflow as tf
     from matplotlib.figure import Figure
 
     if not isinstance(dataset.input_shape, tuple) or len(dataset.input_shape) != 3:
         raise TrainingError(
-            f"--sheet draws images, and an input of {dataset.name} is {dataset.input_shape}", exit_code=2
+            f"--sheet={description.sheet}: draws images, and an input of {dataset.name} has the shape "
+            f"{dataset.input_shape}; leave it out",
+            exit_code=2,
         )
     rows = min(_ROWS_ON_SHEET, dataset.train_feed(1).examples_per_epoch)
     feed = dataset.train_feed(rows, seed=description.seed)
@@ -177,7 +177,10 @@ def _draw_sheet(dataset: Dataset, augment: str, description: flags.Description) 
 
 
 def _print(facts: dict[str, Any]) -> None:
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"{facts.get('full_name', facts['name'])}   fingerprint {facts['fingerprint']}", markup=False)
     if "features" in facts:
         table = Table("feature", "kind", "shape", "dtype", box=None, pad_edge=False)

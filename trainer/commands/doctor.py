@@ -1,4 +1,4 @@
-"""`loopwright doctor`: whether this machine is ready, line by line, each with its remedy."""
+"""`loopwright doctor`: whether this machine is ready, line by line, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from loopwright import data, flags
 USAGE = "usage: loopwright doctor [--flags]"
 HELP = (
     "Checks versions, processor, memory, disk, GPU, prepared datasets and extras. Each line that isn't 'ok' says "
-    "what to do. Exit code 1 when training can't work."
+    "what to do. Exits 1 if training can't work."
 )
 
-#: The versions with which the tests pass; constraints.txt has the same.
+#: The versions with which the tests pass, as in constraints.txt.
 TESTED = {
     "tensorflow": "2.21.0",
     "keras": "3.15.1",
@@ -32,12 +32,12 @@ TESTED = {
     "absl-py": "2.5.1",
     "rich": "15.0.0",
 }
-#: The modules that an extra brings.
+#: The modules that each extra brings.
 EXTRAS = {"demo": ("mlxtend",), "plots": ("matplotlib", "jinja2", "PIL"), "profile": ("xprof",)}
 _PYTHONS = ((3, 11), (3, 13))
 _IMPORT_SECONDS = 120
 
-#: Run in a process of its own: a TensorFlow that the processor can't run would take this one with it.
+#: Runs in a separate process: a TensorFlow that this processor can't run would kill the process.
 _PROBE = """
 import json, os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -56,7 +56,7 @@ print(json.dumps({
 
 
 class Finding(NamedTuple):
-    """A line of the report: `state` is ok, note, warn or fail; those but ok have a remedy."""
+    """A line of the report. `state` is ok, note, warn or fail; all states but ok have a remedy."""
 
     state: str
     what: str
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def examine(data_dir: str | None) -> Iterator[Finding]:
-    """Every check, in the order in which they are told."""
+    """The findings of all checks, in the order in which they are shown."""
     yield python_version(sys.version_info[:2])
     yield from versions(_installed)
     probed = _probe()
@@ -91,7 +91,7 @@ def examine(data_dir: str | None) -> Iterator[Finding]:
 
 
 def python_version(version: tuple[int, ...]) -> Finding:
-    """Python against the versions that are supported."""
+    """Whether this Python is one of the supported versions."""
     found = ".".join(map(str, version))
     oldest, newest = (".".join(map(str, bound)) for bound in _PYTHONS)
     if version < _PYTHONS[0]:
@@ -102,7 +102,7 @@ def python_version(version: tuple[int, ...]) -> Finding:
 
 
 def versions(installed: Any) -> Iterator[Finding]:
-    """Each library against the tested version and the least one; `installed(name)` is a version or None."""
+    """Compares each library with the tested version and the oldest allowed one; `installed(name)` is a version or None."""
     for name, tested in TESTED.items():
         found = installed(name)
         install = f"pip install '{name}=={tested}'"
@@ -117,7 +117,7 @@ def versions(installed: Any) -> Iterator[Finding]:
 
 
 def tensorflow_works(probed: Mapping[str, Any]) -> Finding:
-    """Whether TensorFlow can be imported, calculates, and is what Keras runs on."""
+    """Whether TensorFlow can be imported and computes, and whether Keras runs on it."""
     if "error" in probed:
         return Finding("fail", "TensorFlow", probed["error"], "pip install --force-reinstall tensorflow")
     if probed["backend"] != "tensorflow":
@@ -128,7 +128,7 @@ def tensorflow_works(probed: Mapping[str, Any]) -> Finding:
 
 
 def processor(features: set[str], *, onednn: bool) -> Finding:
-    """What the processor has for dense arithmetic, and whether TensorFlow runs oneDNN's kernels on it."""
+    """Which instructions for dense arithmetic the processor has, and whether TensorFlow runs oneDNN's kernels on it."""
     cores = os.cpu_count() or 1
     names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
     have = [name for flag, name in names.items() if flag in features]
@@ -144,7 +144,7 @@ def processor(features: set[str], *, onednn: bool) -> Finding:
 
 
 def memory(available: int | None) -> Finding:
-    """Bytes of memory that are free to be taken."""
+    """Whether enough bytes of memory are available."""
     if available is None:
         return Finding("note", "memory", "unknown on this system", "nothing to do")
     found = f"{available / 1e9:.1f} GB available"
@@ -156,7 +156,7 @@ def memory(available: int | None) -> Finding:
 
 
 def disk(folder: pathlib.Path, free: int) -> Finding:
-    """Bytes that are free where runs are written, and whether they may be."""
+    """Whether runs can be written in a folder, and whether enough bytes are free there."""
     found = f"{free / 1e9:.1f} GB free in {folder}"
     if not os.access(folder, os.W_OK):
         return Finding("fail", "disk", f"{folder} can't be written", "change to another folder, or give --workdir")
@@ -176,9 +176,9 @@ def gpu(probed: Mapping[str, Any], *, driver: bool) -> Finding:
         return Finding("ok", "GPU", "none: no NVIDIA driver on this machine, training runs on the processor")
     if probed.get("cuda") is None:
         remedy = "install the Linux wheel of tensorflow, which is built with CUDA"
-        return Finding("warn", "GPU", "a driver is there, but this TensorFlow is built without CUDA", remedy)
-    remedy = "pip install 'loopwright[gpu]', and look that CUDA_VISIBLE_DEVICES hides none"
-    return Finding("warn", "GPU", "a driver is there, but TensorFlow finds no GPU or not its CUDA libraries", remedy)
+        return Finding("warn", "GPU", "there is a driver, but this TensorFlow is built without CUDA", remedy)
+    remedy = "pip install 'loopwright[gpu]', and check that CUDA_VISIBLE_DEVICES doesn't hide the GPU"
+    return Finding("warn", "GPU", "there is a driver, but TensorFlow doesn't find a GPU or its CUDA libraries", remedy)
 
 
 def prepared(names: Sequence[str], data_dir: str | None) -> Finding:
@@ -192,7 +192,7 @@ def prepared(names: Sequence[str], data_dir: str | None) -> Finding:
 
 
 def extras(has: Any) -> Iterator[Finding]:
-    """The extras, by whether their modules are there."""
+    """Which extras are installed, by their modules."""
     for name, modules in EXTRAS.items():
         missing = [module for module in modules if not has(module)]
         if missing:
@@ -210,7 +210,7 @@ def _installed(name: str) -> str | None:
 
 
 def _least(name: str) -> str:
-    """The least version that this package asks for."""
+    """The oldest version that this package allows."""
     for line in importlib.metadata.requires("loopwright") or ():
         requirement, _, condition = line.partition(";")
         if requirement.partition(">=")[0].strip() == name and not condition:
@@ -223,7 +223,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def _probe() -> dict[str, Any]:
-    """What TensorFlow says of itself, or `error`: why it can't say anything."""
+    """What TensorFlow says about itself, or `error`: why it can't be imported."""
     command = [sys.executable, "-c", _PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)

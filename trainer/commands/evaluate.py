@@ -19,7 +19,7 @@ USAGE = (
 )
 HELP = (
     "Evaluates the newest checkpoint of a run, or the checkpoint or model file that --restore_from names. Data flags that "
-    "aren't typed are the run's own, so --workdir alone repeats its evaluation; --eval_split=train evaluates on the "
+    "you don't type are those of the run, so --workdir alone repeats its evaluation. --eval_split=train evaluates on the "
     "training data."
 )
 GROUPS = (flags.Evaluation, flags.Data)
@@ -27,12 +27,9 @@ GROUPS = (flags.Evaluation, flags.Data)
 
 def run(argv: Sequence[str]) -> int:
     """Parses the flags and evaluates."""
-    (evaluation, data), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
-    source = sources.find(evaluation.workdir, evaluation.restore_from)
-    if source.config is not None:
-        (evaluation, data), _ = flags.parse(
-            [*flags.to_arguments(source.config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
-        )
+    (evaluation, data), _, source = sources.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
+    if source.config is None and source.path is not None and source.path.suffix not in (".h5", ".hdf5", ".keras"):
+        raise flags.UsageError(f"--restore_from={source.path}: evaluate reads only .h5 and .keras files")
     from loopwright.trainer.commands.data_progress import status
 
     with status("starting TensorFlow", moves=evaluation.progress == "auto"):
@@ -69,16 +66,14 @@ def _evaluate(source: sources.Source, data: flags.Data, progress: str, *, trust:
 
 
 def _from_file(path: pathlib.Path, dataset: Dataset, *, trust: bool) -> tuple[Any, Any]:
-    """A state around the model in a file, and the objective that fits what it ends in."""
+    """A state around the model in a file, and the objective that fits the model's outputs."""
     import keras
 
     from loopwright import trainer
     from loopwright.trainer.export import safe_load
 
-    if path.suffix not in (".h5", ".hdf5", ".keras"):
-        raise flags.UsageError(f"--restore_from={path}: evaluate reads .h5 and .keras files")
     network = safe_load.load_model(path, trust=trust)
     models.check_fits(f"--restore_from={path}", network, dataset.input_shape, dataset.num_classes)
     objective = trainer.classification(from_logits=not models.ends_in_probabilities("", network))
-    # The optimizer is never used: a state has one.
+    # A state needs an optimizer; this one is never used.
     return trainer.TrainState.create(network, keras.optimizers.SGD()), objective

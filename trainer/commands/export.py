@@ -1,4 +1,4 @@
-"""`loopwright export`: a run's checkpoint in the formats of the field, each loaded again and compared before it counts."""
+"""`loopwright export`: a run's checkpoint in other formats, each of them loaded again and compared before it counts."""
 
 from __future__ import annotations
 
@@ -17,34 +17,24 @@ if TYPE_CHECKING:
 USAGE = "usage: loopwright export --workdir=DIR [--flags]"
 HELP = (
     "Exports the newest checkpoint of a run, or the one that --restore_from names. A new process loads each file and runs "
-    "it on samples of the evaluation split; the files are put into the folder only if all outputs agree with the model's. "
-    "The largest differences stand in its manifest.json."
+    "it on samples of the evaluation split. The files are put into the folder only if all outputs agree with the model's. "
+    "manifest.json says how large the differences are."
 )
 GROUPS = (flags.Export, flags.Data)
 
-#: Names of the formats, as `trainer.formats` writes them; here, so that --help needs no TensorFlow.
-FORMATS = ("h5", "keras", "saved_model", "litert")
 _SAMPLES = 64
 
 
 def run(argv: Sequence[str]) -> int:
     """Parses the flags and exports."""
-    (export, data), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
-    formats = [name.strip() for name in export.formats.split(",") if name.strip()]
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        name = unknown[0] if unknown else ""
-        raise flags.UsageError(f"--formats={export.formats}: {flags.nearest(name, FORMATS)}")
-    source = sources.find(export.workdir, export.restore_from)
+    (export, data), _, source = sources.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
+    formats = flags.checks.formats(export.formats)
     if source.config is None:
-        raise flags.UsageError(f"--restore_from={source.path}: is an export already; give the run's --workdir")
-    (export, data), _ = flags.parse(
-        [*flags.to_arguments(source.config.data), *argv], GROUPS, usage=USAGE, help_text=HELP
-    )
+        raise flags.UsageError(f"--restore_from={source.path}: is an export already; give --workdir of the run")
     setup.start_tensorflow()
     folder = pathlib.Path(export.output) if export.output else source.folder / "exports"
     dataset = setup.load_dataset(data)
-    manifest = _export(source, source.config, dataset, folder, list(dict.fromkeys(formats)), export)
+    manifest = _export(source, source.config, dataset, folder, formats, export)
     _print(manifest, folder, formats, as_json=export.json)
     return 0
 
@@ -54,7 +44,7 @@ def _export(
     config: flags.Config,
     dataset: Dataset,
     folder: pathlib.Path,
-    formats: list[str],
+    formats: Sequence[str],
     export: flags.Export,
 ) -> dict[str, Any]:
     import numpy as np
@@ -62,13 +52,12 @@ def _export(
     from loopwright.trainer.commands.train import build
     from loopwright.trainer.export import formats as trainer_formats
 
-    # Without what a hook keeps, such as early stopping, which isn't made here.
     job, _ = sources.restored_job(source, config, dataset)
     if export.include_preprocessing and not _takes_images(dataset):
-        raise flags.UsageError("--include_preprocessing scales uint8 images, which this dataset doesn't hold")
+        raise flags.UsageError("--include_preprocessing scales uint8 images, and this dataset holds none; leave it out")
     inputs = next(iter(dataset.eval_feed(_SAMPLES)()))["x"]
     if isinstance(inputs, dict):
-        raise TrainingError(f"{dataset.name} has several inputs; export writes models of one input")
+        raise TrainingError(f"{dataset.name} has several inputs; export writes only models with one input")
     loss, metrics = build.plain_loss(job, config)
     return trainer_formats.export_all(
         trainer_formats.Export(
@@ -92,7 +81,7 @@ def _takes_images(dataset: Dataset) -> bool:
     return split is not None and split(dataset.eval_split).specs["x"].dtype.name == "uint8"
 
 
-def _print(manifest: dict[str, Any], folder: pathlib.Path, formats: list[str], *, as_json: bool) -> None:
+def _print(manifest: dict[str, Any], folder: pathlib.Path, formats: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"folder": str(folder), **manifest}))
         return

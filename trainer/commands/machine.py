@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement or a certificate holds for."""
+"""The machine and the versions for which a measurement or a certificate holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 import platform
 from typing import Any
 
-#: Instruction sets that decide how fast, and in which order, a CPU adds up.
+#: Instruction sets on which the speed of a CPU, and the order in which it adds up, depend.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -36,14 +36,14 @@ def environment() -> dict[str, Any]:
 
 
 def onednn() -> str:
-    """Whether TensorFlow, once it is imported, runs oneDNN's kernels: `on` or `off`."""
-    from tensorflow.python.util import _pywrap_util_port as port  # nothing public tells
+    """Whether TensorFlow runs oneDNN's kernels: `on` or `off`. Imports TensorFlow."""
+    from tensorflow.python.util import _pywrap_util_port as port  # There is no public name for it.
 
     return "on" if port.IsMklEnabled() else "off"
 
 
 def _cpu() -> dict[str, str]:
-    """What Linux tells about the first CPU; empty elsewhere."""
+    """What Linux tells about the first CPU; empty on other systems."""
     facts = pathlib.Path("/proc/cpuinfo")
     if not facts.is_file():
         return {}

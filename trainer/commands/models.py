@@ -1,4 +1,4 @@
-"""`loopwright models [NAME]`: what there is, or the summary of one."""
+"""`loopwright models [NAME]`: the list of models, or the summary of one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _summarise(name: str, listing: flags.Listing) -> int:
     models.check_name(name)
-    try:
-        shape = tuple(int(size) for size in listing.input_shape.split(","))
-        if min(shape) < 1:
-            raise ValueError
-    except ValueError:
-        raise flags.UsageError(f"--input_shape={listing.input_shape}: give sizes such as 28,28,1") from None
+    flags.check([flags.Model(model=name)])
+    shape = flags.checks.input_shape(listing.input_shape)
     setup.start_tensorflow()
     from loopwright.trainer.export.h5_writer import functional_twin
 
@@ -44,7 +40,7 @@ def _summarise(name: str, listing: flags.Listing) -> int:
     if listing.json:
         print(json.dumps({"model": name, "outputs": outputs, "parameters": model.count_params()}))
         return 0
-    with contextlib.suppress(TrainingError):  # no twin where `call` uses raw operations: a summary without shapes
+    with contextlib.suppress(TrainingError):  # If `call` uses raw operations, the summary has no shapes.
         model = functional_twin(model, shape)
     model.summary()
     print(f"ends in {outputs}")

@@ -1,4 +1,4 @@
-"""`loopwright parity`: the loop and `model.fit` reach the same weights, or where they part."""
+"""`loopwright parity`: whether the loop and `model.fit` reach the same weights, or where they part."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 USAGE = "usage: loopwright parity [--flags]"
 HELP = (
     "Trains a model from the same weights on the same batches with model.fit and with the loop, and compares every weight, "
-    "optimizer slot and seed after each step. Exits 0 where they are equal to the last bit, or within the bound stated for "
-    "the execution and precision, and 1 where they aren't."
+    "optimizer slot and seed after each step. Exits 0 if they are equal to the last bit, or differ by no more than the "
+    "bound of the execution, and 1 otherwise."
 )
 GROUPS = (flags.Data, flags.Model, flags.Optimization, flags.Parity)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """How far two trainings may be apart where their bits can differ, and why they can."""
+    """How far two trainings may be apart, and why."""
 
     max_abs_difference: float
     reason: str
 
 
 def bound(execution: str) -> Bound:
-    """What is allowed: nothing, except to XLA."""
+    """The bound of an execution: 0, except for xla."""
     if execution != "xla":
         return Bound(0.0, f"{execution} and fit run the same ops in the same order")
     return Bound(
         1e-3,
-        "XLA compiles the loop's program and fit's each by itself, and may fuse and add up in another order; Adam turns "
-        "the last bit of a gradient near zero into a step of up to the learning rate",
+        "XLA compiles the program of the loop and that of fit separately, and may fuse and add up in another order; Adam "
+        "turns the last bit of a gradient near zero into a step as large as the learning rate",
     )
 
 
@@ -50,10 +50,9 @@ def run(argv: Sequence[str]) -> int:
     """Parses the flags, trains twice and prints what was found."""
     (data, model, optimization, parity), _ = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP)
     models.check_name(model.model)
-    fit_job.check_same_as_fit(model, optimization)
     if parity.output is not None:
         workdir.make_folder("--output", pathlib.Path(parity.output))
-    # With deterministic ops Keras leaves XLA out of fit, without a word; XLA's programs are deterministic on a CPU.
+    # With deterministic ops, fit silently runs without XLA. XLA's programs are deterministic on a CPU anyway.
     setup.start_tensorflow(deterministic=parity.execution != "xla", onednn=parity.onednn)
     certificate = _certify(data, model, optimization, parity)
     allowed = bound(parity.execution)
@@ -93,7 +92,7 @@ def _certify(
     network = fit_job.compile_for_fit(theirs, model, optimization, **FIT_OPTIONS[parity.execution])
     if parity.execution == "xla" and not network.jit_compile:
         raise TrainingError(
-            f"--model={model.model}: one of its layers doesn't support XLA, so fit leaves it out; use --execution=graph"
+            f"--model={model.model}: one of its layers doesn't support XLA, so fit runs without it; use --execution=graph"
         )
     with setup.bad_samples_named(dataset, feed, lambda: int(ours.state.step)):
         return trainer.certify(
@@ -168,4 +167,4 @@ def _verdict(result: dict[str, Any]) -> str:
         )
     difference = result["max_abs_difference"]
     size = "NaN" if difference is None else f"{difference:.3g}"
-    return f"different ({where}): up to {size}, where {allowed['max_abs_difference']:g} is allowed"
+    return f"different ({where}): up to {size}, but only {allowed['max_abs_difference']:g} is allowed"

@@ -1,4 +1,4 @@
-"""`loopwright predict`: what a run's checkpoint or an export takes images for."""
+"""`loopwright predict`: the classes that a run's checkpoint or an export predicts for images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loopwright.trainer.commands import setup, sources
 if TYPE_CHECKING:
     import numpy as np
 
-    from loopwright.trainer.export.open_export import Predictor
+    from loopwright.trainer.export.open_export import OpenedModel
 
 USAGE = (
     "usage: loopwright predict IMAGE... --workdir=DIR [--flags]\n"
@@ -36,7 +36,7 @@ _BATCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One input, scaled to [0, 1], with its name, and the name of its class where that is known."""
+    """One input, scaled to [0, 1], with its name, and the name of its class if that is known."""
 
     name: str
     x: np.ndarray
@@ -45,19 +45,10 @@ class Item:
 
 def run(argv: Sequence[str]) -> int:
     """Parses the flags and predicts."""
-    (prediction, data), words = flags.parse(argv, GROUPS, usage=USAGE, help_text=HELP, positional="IMAGE...")
+    (prediction, data), words, source = sources.parse(argv, GROUPS, usage=USAGE, help_text=HELP, positional="IMAGE...")
     if bool(words) == bool(prediction.split):
         raise flags.UsageError("give image files or a folder of images, or --split=test[:20] of the dataset")
     files = _files(words)
-    source = sources.find(prediction.workdir, prediction.restore_from)
-    if source.config is not None:
-        (prediction, data), _ = flags.parse(
-            [*flags.to_arguments(source.config.data), *argv],
-            GROUPS,
-            usage=USAGE,
-            help_text=HELP,
-            positional="IMAGE...",
-        )
     setup.start_tensorflow()
     predictor = _predictor(source, data, trust=prediction.trust_file)
     items = _from_files(files, predictor.input_shape) if files else _from_split(data, prediction.split or "")
@@ -70,12 +61,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _files(words: Sequence[str]) -> list[pathlib.Path]:
-    """The image files that the words name, folders by what is in them. Raises UsageError."""
+    """The image files that the words name. A folder stands for all images in it. Raises UsageError if there are none."""
     files: list[pathlib.Path] = []
     for word in words:
         path = pathlib.Path(word)
         if not path.exists():
-            raise flags.UsageError(f"{word}: no such file or folder")
+            raise flags.UsageError(f"{word}: no such file or folder; give image files or a folder of them")
         inside = sorted(filter(_is_image, path.rglob("*"))) if path.is_dir() else [path]
         if not inside:
             raise flags.UsageError(f"{word}: holds no images ({', '.join(_SUFFIXES)})")
@@ -87,8 +78,8 @@ def _is_image(path: pathlib.Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Predictor:
-    """The model with the names of its classes, and whether it gives probabilities."""
+def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> OpenedModel:
+    """The model, with the names of its classes and whether it gives probabilities."""
     from loopwright import models
     from loopwright.trainer.core import optimizers
     from loopwright.trainer.export import open_export as exports
@@ -113,45 +104,50 @@ def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> Pred
             return np.asarray(model(x, training=False))
 
     ends = models.ends_in_probabilities(name, model)
-    return exports.Predictor(call, dataset.input_shape, class_names=tuple(dataset.class_names), probabilities=ends)
+    return exports.OpenedModel(call, dataset.input_shape, class_names=tuple(dataset.class_names), probabilities=ends)
 
 
 def _said_of(path: pathlib.Path) -> tuple[tuple[str, ...], bool | None]:
-    """The names of the classes by an `.h5` itself, else by the manifest beside an export, and whether that says it gives
-    probabilities; no names and None where neither says it."""
+    """The names of an export's classes, and whether it gives probabilities; no names, and None, if that isn't known.
+
+    An `.h5` holds the names itself. For other exports, the manifest beside them tells both.
+    """
     from loopwright.trainer.export import formats, h5_reader
 
     try:
         if path.suffix in (".h5", ".hdf5"):
             return tuple(h5_reader.read_group(path)[0]["facts"]["class_names"]), None
-        said = formats.read_manifest(path.parent)["files"][path.name]
+        said = formats.read_exports_manifest(path.parent)["files"][path.name]
         return tuple(said["class_names"]), {"probabilities": True, "logits": False}.get(said["outputs"])
     except (OSError, ValueError, KeyError, TypeError, TrainingError):
         return (), None
 
 
 def _from_files(files: Sequence[pathlib.Path], input_shape: Any) -> Iterator[Item]:
-    """The images at the size and with the channels that the model takes."""
+    """The images, in the size and with the channels that the model takes."""
     import numpy as np
     import tensorflow as tf
 
     from loopwright.data import decoding
 
     if not isinstance(input_shape, tuple) or len(input_shape) != 3 or None in input_shape:
-        raise TrainingError(f"the model takes inputs of shape {input_shape}, not images of one size")
+        raise TrainingError(f"the model takes inputs of shape {input_shape}, not images of a fixed size")
     height, width, channels = input_shape
     for file in files:
         try:
             image = _decode(file.read_bytes(), channels)
         except (OSError, tf.errors.OpError, ValueError) as error:
-            raise TrainingError(f"{file}: is no image that can be read ({reason(error)})") from error
+            raise TrainingError(f"{file}: no image could be read from it ({reason(error)})") from error
         if image.shape[:2] != (height, width):
             image = decoding.resize(image, (height, width))
         yield Item(str(file), image.numpy() * np.float32(1 / 255))
 
 
 def _decode(content: bytes, channels: int) -> Any:
-    """An image `[H, W, channels]` uint8. TensorFlow converts JPEG and PNG, but not GIF, which it gives in RGB, nor BMP."""
+    """An image `[H, W, channels]` uint8.
+
+    TensorFlow converts the channels of JPEG and PNG. It gives a GIF in RGB, and a BMP as it is, so both are converted here.
+    """
     import tensorflow as tf
 
     if not content.startswith((b"BM", b"GIF8")):
@@ -171,14 +167,14 @@ def _from_split(data: flags.Data, split: str) -> Iterator[Item]:
         raise TrainingError(f"--dataset={data.dataset} has several inputs ({names}); predict takes models of one input")
     place = itertools.count()
     for batch in dataset.eval_feed(_BATCH)():
-        # A feed of the user's own may give no index.
+        # The feed of a user may give no index.
         index = batch["index"].numpy() if "index" in batch else itertools.islice(place, len(batch["y"]))
         for number, x, y in zip(index, batch["x"].numpy(), batch["y"].numpy(), strict=True):
             yield Item(f"{split}#{number}", x, dataset.class_names[y] if dataset.class_names else None)
 
 
-def _predict(predictor: Predictor, items: Iterator[Item], top: int) -> list[dict[str, Any]]:
-    """A row for each item, batch by batch."""
+def _predict(predictor: OpenedModel, items: Iterator[Item], top: int) -> list[dict[str, Any]]:
+    """One row for each item, computed batch by batch."""
     rows: list[dict[str, Any]] = []
     batch: list[Item] = []
     for item in items:
@@ -188,7 +184,7 @@ def _predict(predictor: Predictor, items: Iterator[Item], top: int) -> list[dict
     return rows + _rows(predictor, batch, top) if batch else rows
 
 
-def _rows(predictor: Predictor, batch: list[Item], top: int) -> list[dict[str, Any]]:
+def _rows(predictor: OpenedModel, batch: list[Item], top: int) -> list[dict[str, Any]]:
     import numpy as np
 
     x = np.stack([item.x for item in batch]).astype(np.float32)
@@ -213,7 +209,7 @@ def _rows(predictor: Predictor, batch: list[Item], top: int) -> list[dict[str, A
 
 
 def _probabilities(outputs: np.ndarray, given: bool | None) -> np.ndarray:
-    """Outputs `[N, classes]` as probabilities; whether they are is told by their sums where the model doesn't say."""
+    """Outputs `[N, classes]` as probabilities. If `given` is None, the sums of the outputs tell whether they are already."""
     import numpy as np
 
     if given is None:

@@ -9,32 +9,33 @@ import importlib.util
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loopwright import flags
 from loopwright.trainer.base import json_lines
-from loopwright.trainer.base.atomic import replace_file
+from loopwright.trainer.base.atomic import MANIFEST, replace_file
 from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.monitor import Monitor
+from loopwright.trainer.base.run_folder import RunFolder
 from loopwright.trainer.commands import workdir
 from loopwright.trainer.commands.train.summary import duration, quote
-from loopwright.trainer.commands.train.watch import PREDICTIONS
 
 USAGE = "usage: loopwright report --workdir=DIR[,DIR…] [--flags]"
 HELP = (
     "Writes one HTML page about a run, finished or not: what was trained and on what, curves, confusion matrix, surest "
-    "mistakes, calibration, where the time went, layers, flags, exports and environment. Several folders stand side by "
-    "side, with their differences. The page needs no network, holds no script, and prints."
+    "mistakes, calibration, where the time went, layers, flags, exports and environment. Several runs stand side by side, "
+    "with their differences. The page needs no network, holds no script, and can be printed."
 )
 TEMPLATE = "report.html.jinja"
 _MOST_CLASSES, _MOST_LAYERS = 100, 400
-#: What a chart of its own is drawn of, in this order; other metrics come between.
+#: Metrics whose charts come last, in this order.
 _LAST_CHARTS = ("learning_rate", "loss_scale", "skipped_steps", "examples_per_second")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run's folder tells: files that aren't there (yet) are empty."""
+    """What a run's folder tells. Files that don't exist yet count as empty."""
 
     folder: pathlib.Path
     config: flags.Config
@@ -50,12 +51,14 @@ class Run:
         """The records of a split, in the order of steps."""
         return [record for record in self.records if record["split"] == split]
 
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> Mapping[str, Any] | None:
         """The evaluation with the best value of --monitor."""
-        monitor = self.config.run.monitor
-        scored = [record for record in self.split("eval") if record.get(monitor) is not None]
-        sign = -1 if "loss" in monitor else 1
-        return max(scored, key=lambda record: sign * record[monitor], default=None)
+        return self.monitor.best(self.split("eval"))
+
+    @property
+    def monitor(self) -> Monitor:
+        """The metric that decides what is best."""
+        return Monitor.of(self.config.run.monitor)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -63,39 +66,41 @@ def run(argv: Sequence[str]) -> int:
     (report,), _ = flags.parse(argv, [flags.Report], usage=USAGE, help_text=HELP)
     named = [part for part in (report.workdir or "").split(",") if part]
     if not named:
-        raise flags.UsageError("give --workdir=DIR of a run, or several with commas")
+        raise flags.UsageError("give --workdir=DIR of a run, or several, comma separated")
     if importlib.util.find_spec("jinja2") is None or importlib.util.find_spec("matplotlib") is None:
         raise TrainingError("report needs the extra 'plots': pip install 'loopwright[plots]'", exit_code=2)
+    if report.output is not None and (
+        pathlib.Path(report.output).is_dir() or not pathlib.Path(report.output).parent.is_dir()
+    ):
+        raise flags.UsageError(f"--output={report.output}: name a file in a folder that exists")
     runs = [read_run(pathlib.Path(name).expanduser()) for name in named]
     if len({run.name for run in runs}) < len(runs):
         runs = [dataclasses.replace(run, name=str(run.folder)) for run in runs]
     path = pathlib.Path(report.output or (runs[0].folder / "report.html" if len(runs) == 1 else "report.html"))
-    if path.is_dir() or not path.parent.is_dir():
-        raise flags.UsageError(f"--output={path}: name a file in a folder that is there")
     replace_file(path, page(runs))
     print(json.dumps({"report": str(path)}) if report.json else path)
     return 0
 
 
 def read_run(folder: pathlib.Path) -> Run:
-    """Reads a run's folder. Raises UsageError where there is none, TrainingError for a damaged file."""
+    """Reads a run's folder. Raises UsageError if it holds no run, and TrainingError for a damaged file."""
+    config = workdir.read_config(folder)
+    if config is None:
+        raise flags.UsageError(f"--workdir={folder}: holds no run ({RunFolder.at(folder).flags} is missing)")
     from loopwright.trainer.observe.goodput import total
     from loopwright.trainer.observe.predictions import Predictions
 
-    config = workdir.read_config(folder)
-    if config is None:
-        raise flags.UsageError(f"--workdir={folder}: holds no run ({folder / workdir.FLAGFILE} is missing)")
     try:
-        kept = folder / PREDICTIONS
+        files = RunFolder.at(folder)
         return Run(
             folder=folder,
             config=config,
-            facts=_json(folder / "run.json"),
-            records=_records(folder / "metrics.jsonl"),
-            summary=_json(folder / "summary.json"),
-            goodput=total(_json(folder / "goodput.json").get("processes", [])),
-            exports=_json(folder / "exports" / "manifest.json"),
-            predictions=Predictions.load(kept) if kept.exists() else None,
+            facts=_json(files.facts),
+            records=_records(files.metrics),
+            summary=_json(files.summary),
+            goodput=total(_json(files.goodput).get("processes", [])),
+            exports=_json(files.exports / MANIFEST),
+            predictions=Predictions.load(files.predictions) if files.predictions.exists() else None,
             name=folder.resolve().name,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -133,7 +138,7 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    """What the page says of one run."""
+    """What the page says about one run."""
     defaults = flags.flag_values(flags.Config())
     values = {name: value for name, value in flags.flag_values(run.config).items() if value not in (None, "")}
     versions = run.facts.get("versions", {})
@@ -159,19 +164,19 @@ def _about(run: Run) -> dict[str, Any]:
         ],
         "exports": _exports(run),
         "environment": {**{f"{name} version": value for name, value in versions.items()}, **environment},
-        "command": f"loopwright train --flagfile={quote(run.folder / workdir.FLAGFILE)} --workdir={quote(run.folder)}",
+        "command": f"loopwright train --flagfile={quote(RunFolder.at(run.folder).flags)} --workdir={quote(run.folder)}",
     }
 
 
 def _tiles(run: Run) -> list[tuple[str, str]]:
-    """The headline: a word and a number each."""
+    """The headline: pairs of a word and a number."""
     tiles = []
     evals, train, best = run.split("eval"), run.split("train"), run.best()
     for name in ("accuracy", "loss"):
         if evals and evals[-1].get(name) is not None:
             tiles.append((f"{name}, evaluated", f"{evals[-1][name]:.4f}"))
     if best is not None:
-        tiles.append((f"best {run.config.run.monitor}, step {best['step']:,}", f"{best[run.config.run.monitor]:.4f}"))
+        tiles.append((f"best {run.monitor.name}, step {best['step']:,}", f"{best[run.monitor.name]:.4f}"))
     if train:
         tiles.append(("steps", f"{train[-1]['step']:,}"))
         tiles.append(("epochs", f"{train[-1]['epoch']:g}"))
@@ -220,12 +225,12 @@ def _predictions(run: Run) -> dict[str, Any] | None:
         for place in found.mistakes:
             row = found.shown[place]
             told = {"says": names[found.predicted[row]], "is": names[found.labels[row]]}
-            shown = {"picture": _data_uri(pictures.png_of(found.inputs[place], 84)), "index": int(found.index[row])}
+            shown = {"picture": _data_uri(pictures.image_png(found.inputs[place], 84)), "index": int(found.index[row])}
             mistakes.append(told | shown | {"confidence": f"{found.confidence[row]:.0%}"})
     return {
         "step": found.step,
         "samples": len(found.labels),
-        "confusion": _data_uri(pictures.confusion_picture(confusion, names, cell=44)),
+        "confusion": _data_uri(pictures.confusion_png(confusion, names, cell=44)),
         "classes": classes,
         "mistakes": mistakes,
         "wrong": int((found.labels != found.predicted).sum()),
@@ -239,7 +244,7 @@ def _data_uri(png: bytes) -> str:
 
 
 def _exports(run: Run) -> list[tuple[str, str, str]]:
-    """Files in `exports/`: name, size, and how far its outputs differ from the trained model's, as the manifest says."""
+    """The files in `exports/`: name, size, and how far the outputs differ from those of the model, as the manifest says."""
     folder = run.folder / "exports"
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     files = [path for path in files if path.name != "manifest.json" and not path.name.startswith(".")]
@@ -255,7 +260,7 @@ def _exports(run: Run) -> list[tuple[str, str, str]]:
 
 
 def _charts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """A title and an SVG for each metric: evaluation in full lines, training in broken ones."""
+    """A title and an SVG for each metric, with solid lines for evaluation and broken lines for training."""
     from loopwright.trainer.observe.charts import Line, line_chart
 
     hidden = {"step", "epoch", "split", "wall_time"}
@@ -288,7 +293,7 @@ def _flag_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def _results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """What the runs came to, side by side."""
+    """The results of the runs, side by side."""
     tiles = [dict(_tiles(run)) for run in runs]
     names = list(dict.fromkeys(name.split(", step")[0] for tile in tiles for name in tile))
     shortened = [{name.split(", step")[0]: value for name, value in tile.items()} for tile in tiles]

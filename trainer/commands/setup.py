@@ -1,4 +1,4 @@
-"""What every command needs first: a TensorFlow that is set up, and the parts that the flags name."""
+"""What every command needs first: TensorFlow, set up as the flags say, and the dataset that they name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import absl.logging
 
 from loopwright import flags
 from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.say import say
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
 def start_tensorflow(
     *, deterministic: bool = False, intra_op_threads: int = 0, inter_op_threads: int = 0, onednn: str = "auto"
 ) -> None:
-    """Imports TensorFlow and Keras quietly, lets GPU memory grow, and sets kernels, threads and deterministic ops as asked.
+    """Imports TensorFlow and Keras quietly, lets GPU memory grow, and sets kernels, threads and deterministic ops.
 
     Raises TrainingError (exit 2) if KERAS_BACKEND names another backend.
     """
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
-        raise TrainingError(f"KERAS_BACKEND={backend}: this is for TensorFlow; unset it", exit_code=2)
+        raise TrainingError(f"KERAS_BACKEND={backend}: this program needs tensorflow; unset it", exit_code=2)
     if onednn != "auto":
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn == "on"))  # read once, when TensorFlow is imported
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn == "on"))  # TensorFlow reads it when it is imported
     with _quiet_start():
         import tensorflow as tf
 
         _set_threads(intra_op_threads, inter_op_threads)
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
-        tf.constant(0)  # Starts the runtime, and with it the rest of its messages.
-    absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS and Keras warn of their own deprecations
+        tf.constant(0)  # Starts the runtime, so that the rest of its messages comes inside the block.
+    absl.logging.set_verbosity(absl.logging.ERROR)  # without the deprecation warnings of TFDS and Keras
     if deterministic:
         tf.config.experimental.enable_op_determinism()
 
@@ -63,9 +64,9 @@ def _set_threads(intra_op: int, inter_op: int) -> None:
 
 
 def load_dataset(config: flags.Data, progress: str = "auto") -> Dataset:
-    """The dataset that the flags name; what TFDS prints on the way, progress and remarks go to stderr.
+    """The dataset that the flags name. Its progress, its remarks and what TFDS prints go to stderr.
 
-    `progress` is `--progress`: only with `auto` there are bars, on a terminal.
+    `progress` is `--progress`. Bars are shown only for `auto`, and only on a terminal.
     """
     from loopwright import data
     from loopwright.trainer.commands.data_progress import DataProgress
@@ -84,28 +85,18 @@ def load_dataset(config: flags.Data, progress: str = "auto") -> Dataset:
             input_key=config.input_key,
             label_key=config.label_key,
             weight_key=config.weight_key,
-            image_size=_image_size(config.image_size),
+            image_size=flags.checks.image_size(config.image_size),
             max_bad_records=config.max_bad_records,
             progress=DataProgress(moves=progress == "auto"),
-            say=lambda line: print(f"loopwright: {line}", file=sys.stderr),
+            say=lambda line: say(flags.as_flags(line)),
         )
-
-
-def _image_size(text: str | None) -> tuple[int, int] | None:
-    """`HEIGHT,WIDTH` as two numbers. Raises UsageError for anything else."""
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise flags.UsageError(f"--image_size={text}: write HEIGHT,WIDTH, such as --image_size=64,64")
-    return int(parts[0]), int(parts[1])
 
 
 @contextlib.contextmanager
 def bad_samples_named(dataset: Dataset, feed: object, step: Callable[[], int], *, ahead: int = 0) -> Iterator[None]:
-    """Turns TensorFlow's error about a sample of a feed into the one that names the sample.
+    """Turns TensorFlow's error about a sample of a feed into an error that names the sample.
 
-    The sample lies near the step at which the error comes, or up to `ahead` steps behind it.
+    The sample belongs to a step near `step()`, or to one of the `ahead` steps after it.
     """
     import tensorflow as tf
 
@@ -121,9 +112,9 @@ def bad_samples_named(dataset: Dataset, feed: object, step: Callable[[], int], *
 
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Keeps what TensorFlow's C++ side says while it starts off the terminal, unless the start fails.
+    """Hides what TensorFlow's C++ side prints while it starts, unless the start fails.
 
-    TF_CPP_MIN_LOG_LEVEL, where the user has set it, lets everything through.
+    If the user has set TF_CPP_MIN_LOG_LEVEL, everything is shown.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield

@@ -1,37 +1,28 @@
-"""The run's folder: where it lies, what run it holds, and the facts that are kept beside the numbers."""
+"""The run's folder as the command line sees it: where it lies, and which run it holds."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import datetime
 import hashlib
 import json
 import os
 import pathlib
 import re
-import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
-from loopwright.trainer.base.atomic import replace_file, sweep
+from loopwright.trainer.base.atomic import replace_file
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.lock import only_writer
-from loopwright.trainer.commands import machine
-
-FLAGFILE = "flags.txt"
-#: What the last bits depend on, besides versions.
-_ARITHMETIC = ("cpu", "cpus", "devices", "intra_op_threads", "inter_op_threads", "onednn")
+from loopwright.trainer.base.run_folder import RunFolder
 
 
-@contextlib.contextmanager
-def open_workdir(config: flags.Config) -> Iterator[pathlib.Path]:
-    """The folder of the run, made where it isn't there, and locked inside the block: one writer a folder.
+def open_workdir(config: flags.Config) -> pathlib.Path:
+    """The folder of the run, created if it is missing, and with --overwrite emptied of another run, which is moved aside.
 
-    Raises TrainingError (exit 2) for a folder that can't be written, that another process writes, or that holds another run,
-    whose differences it names.
+    Raises TrainingError (exit 2) for a folder that can't be written, and for one that holds another run, whose differences
+    it names.
     """
     path = pathlib.Path(config.run.workdir or default_workdir(config))
     if path.exists() and not path.is_dir():
@@ -49,20 +40,21 @@ def open_workdir(config: flags.Config) -> Iterator[pathlib.Path]:
             exit_code=2,
         )
     make_folder("--workdir", path)
-    with only_writer(path):
-        sweep(path)
-        if not (path / FLAGFILE).exists():
-            write_flags(path, config)
-        yield path
+    return path
+
+
+def with_run(config: flags.Config, **changes: Any) -> flags.Config:
+    """The config with changed flags of the group `Run`."""
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))
 
 
 def write_flags(workdir: pathlib.Path, config: flags.Config) -> None:
-    """Writes the flagfile of the run: what it is, and how it is going to go on."""
-    replace_file(workdir / FLAGFILE, flags.to_flagfile(config))
+    """Writes the flagfile of the run: what it is, and how it goes on."""
+    replace_file(RunFolder.at(workdir).flags, flags.to_flagfile(config))
 
 
 def make_folder(flag: str, path: pathlib.Path) -> None:
-    """Makes a folder and tries a file in it. Raises TrainingError (exit 2), naming the flag, where that can't be done."""
+    """Makes a folder and tries to write a file in it. Raises TrainingError (exit 2), naming the flag, where that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         replace_file(path / ".writable", "")
@@ -80,7 +72,7 @@ def default_workdir(config: flags.Config) -> str:
 
 def read_config(workdir: str | os.PathLike[str]) -> flags.Config | None:
     """The flags of the run in a folder; None where there is no run."""
-    path = pathlib.Path(workdir) / FLAGFILE
+    path = RunFolder.at(workdir).flags
     if not path.is_file():
         return None
     try:
@@ -91,7 +83,7 @@ def read_config(workdir: str | os.PathLike[str]) -> flags.Config | None:
 
 
 def identity_differences(workdir: pathlib.Path, config: flags.Config) -> list[str]:
-    """How the run in a folder differs from this one: "--model=mlp there, cnn here". Empty where there is none."""
+    """How the run in a folder differs from this one: "--model=mlp there, cnn here". Empty where there is no difference."""
     there_config = read_config(workdir)
     if there_config is None:
         return []
@@ -101,56 +93,3 @@ def identity_differences(workdir: pathlib.Path, config: flags.Config) -> list[st
         for name in {**there, **here}
         if there.get(name) != here.get(name)
     ]
-
-
-def write_run_json(workdir: pathlib.Path, facts: dict[str, Any]) -> list[str]:
-    """Writes run.json: versions, machine and devices, and the facts of this run.
-
-    Returns on what the last bits depend and what isn't as it was in the run's process before, such as "cpus: 8 before, 2
-    now".
-
-    Raises TrainingError where the folder's run had other data under the same name.
-    """
-    import tensorflow_datasets as tfds
-
-    path, before = workdir / "run.json", {}
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            fingerprint = before["dataset_fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"{path} is damaged ({error}); delete it to go on without the check of the data"
-            ) from None
-        if fingerprint != facts["dataset_fingerprint"]:
-            raise TrainingError(
-                f"{workdir} was trained on other data: the dataset's fingerprint was {fingerprint} and is "
-                f"{facts['dataset_fingerprint']} now; restore the data, or choose another --workdir"
-            )
-    here = machine.environment()
-    run = {
-        "versions": {
-            **{name: here[name] for name in ("python", "tensorflow", "keras", "numpy")},
-            "tensorflow_datasets": tfds.__version__,
-        },
-        "host": socket.gethostname(),
-        "platform": here["platform"],
-        **{name: here[name] for name in _ARITHMETIC},
-        "git_revision": _git_revision(),
-        **facts,
-    }
-    replace_file(path, json.dumps(run, indent=1) + "\n")
-    was, now = _arithmetic(before), _arithmetic(run)
-    return [f"{name}: {value} before, {now[name]} now" for name, value in was.items() if value != now[name]]
-
-
-def _arithmetic(run: dict[str, Any]) -> dict[str, Any]:
-    """What the last bits depend on, out of a run.json; an old one doesn't have all."""
-    return {**run.get("versions", {}), **{name: run[name] for name in _ARITHMETIC if name in run}}
-
-
-def _git_revision() -> str | None:
-    if shutil.which("git") is None:
-        return None
-    result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None

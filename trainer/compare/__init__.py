@@ -1,1 +1,1 @@
-"""The loop beside others: `model.fit`, other executions, and the same run killed and resumed."""
+"""Compares the loop with `model.fit`, executions with each other, and a killed run with one that never was killed."""

@@ -1,4 +1,4 @@
-"""Medians of repeated measurements, and how sure they are: percentile bootstrap (Efron and Tibshirani 1993, ch. 13)."""
+"""Confidence intervals of medians by the percentile bootstrap (Efron and Tibshirani 1993, ch. 13)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _DRAWS = 4000
 
 
-def interval(samples: Sequence[float]) -> tuple[float, float]:
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of the median of independent samples."""
     import numpy as np
 
@@ -20,32 +20,34 @@ def interval(samples: Sequence[float]) -> tuple[float, float]:
     return _percentiles(np.median(values[_draws(len(values))], axis=1))
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """The ratio of two medians: above 1 where the second takes less time."""
-    return statistics.median(slow) / statistics.median(fast)
+def median_ratio(first: Sequence[float], second: Sequence[float]) -> float:
+    """The median of the first samples divided by that of the second. For seconds, above 1 means the second is faster."""
+    return statistics.median(first) / statistics.median(second)
 
 
-def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of `ratio`. Samples of one place were measured one after the other, and are drawn together.
+def median_ratio_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of `median_ratio`. Samples at the same place were measured in turn, and are drawn as a pair.
 
     Raises ValueError for samples of different lengths.
     """
     import numpy as np
 
-    if len(slow) != len(fast):
-        raise ValueError(f"{len(slow)} and {len(fast)} samples: a ratio needs pairs")
-    draws = _draws(len(slow))
-    medians = [np.median(np.asarray(samples, np.float64)[draws], axis=1) for samples in (slow, fast)]
+    if len(first) != len(second):
+        raise ValueError(
+            f"{len(first)} and {len(second)} samples can't be paired; give as many first as second samples"
+        )
+    draws = _draws(len(first))
+    medians = [np.median(np.asarray(samples, np.float64)[draws], axis=1) for samples in (first, second)]
     return _percentiles(medians[0] / medians[1])
 
 
-def is_tie(between: tuple[float, float]) -> bool:
-    """Whether an interval of a ratio holds 1: then neither is said to be faster."""
-    return between[0] <= 1 <= between[1]
+def is_tie(interval: tuple[float, float]) -> bool:
+    """Whether the interval of a ratio contains 1. Neither side counts as faster then."""
+    return interval[0] <= 1 <= interval[1]
 
 
 def _draws(count: int) -> np.ndarray:
-    """Places `[draws, count]` of samples, drawn with replacement; the same ones every time."""
+    """Places of samples `[draws, count]`, drawn with replacement. The same places are drawn every time."""
     import numpy as np
 
     return np.random.default_rng(0).integers(0, count, (_DRAWS, count))

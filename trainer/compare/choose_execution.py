@@ -1,4 +1,4 @@
-"""Choosing an execution by measuring: the real model, batches, device and precision, and not a bit of them changed."""
+"""Chooses the fastest execution by measuring the real job. The state is the same afterwards, to the bit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from loopwright.trainer.core.execution import Execution, Run
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.core.step import Step
 
-#: A candidate that takes this many times as long as the fastest over a tenth of the steps isn't measured further.
-_HOPELESS = 5
+#: A candidate whose warm-up takes this many times as long as the fastest warm-up isn't measured further.
+_FAR_SLOWER = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """The fastest execution's name, and what each took: milliseconds a step, or why it can't run."""
+class ExecutionChoice:
+    """The result of `choose`.
+
+    Attributes:
+      name: the fastest execution.
+      milliseconds: the median time of a step, by execution.
+      failed: the reason why an execution can't run, by execution.
+    """
 
     name: str
     milliseconds: dict[str, float]
@@ -34,14 +40,15 @@ def choose(
     *,
     steps: int = 50,
     repeats: int = 3,
-) -> Choice:
-    """Runs each candidate for a warm-up and `repeats` interleaved times `steps` steps, then puts every variable back.
+) -> ExecutionChoice:
+    """Measures each candidate and returns the fastest. All variables have their old values afterwards.
 
-    The warm-up, a tenth of the steps, is all there is of a candidate that takes five times as long as another in it. Where
-    the feed ends before, fewer steps are measured.
+    Each candidate runs a warm-up of a tenth of the steps. Then the candidates take turns, `repeats` times `steps` steps
+    each. A candidate whose warm-up takes five times as long as another's is not measured further. If the feed would end
+    too soon, fewer steps are measured.
 
-    Raises TrainingError when no candidate runs, when the feed ends too soon for any measurement, or when the state isn't
-    what it was, by hash.
+    Raises TrainingError if no candidate runs, if the feed is too short for any measurement, or if the state's hashes have
+    changed.
     """
     if getattr(feed, "end", None) is not None:
         steps = _steps_before(feed.end - int(state.step), steps, repeats, len(candidates))
@@ -56,17 +63,24 @@ def choose(
         raise TrainingError(f"no execution can run this step ({reasons})")
     changed = [name for name, value in state.hashes().items() if value != hashes[name]]
     if changed:
-        raise TrainingError(f"measuring the executions changed {', '.join(changed)}; name one with --execution")
+        raise TrainingError(
+            f"measuring the executions changed {', '.join(changed)}; choose one, as in execution=graph()"
+        )
     milliseconds = {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
-    return Choice(min(milliseconds, key=lambda name: milliseconds[name]), milliseconds, failed)
+    return ExecutionChoice(min(milliseconds, key=lambda name: milliseconds[name]), milliseconds, failed)
 
 
 def _steps_before(left: int, steps: int, repeats: int, candidates: int) -> int:
-    """As many of the steps as can be measured where the feed has so many left. Each warm-up begins where the last ended."""
+    """The largest number of steps, at most `steps`, that can be measured with `left` steps of the feed.
+
+    The warm-ups follow one another in the feed, and so do the measurements.
+    """
     for fewer in range(steps, 0, -1):
         if candidates * (1 + _warm_up(fewer)) + repeats * fewer <= left:
             return fewer
-    raise TrainingError(f"the feed ends in {left} steps, too soon to measure executions; name one with --execution")
+    raise TrainingError(
+        f"the feed ends in {left} steps, too soon to measure executions; choose one, as in execution=graph()"
+    )
 
 
 def _warm_up(steps: int) -> int:
@@ -76,31 +90,31 @@ def _warm_up(steps: int) -> int:
 def _measure(
     state: TrainState, step: Step, feed: Any, candidates: Mapping[str, Execution], steps: int, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """The seconds a step of each candidate that runs, and why the others don't."""
+    """The seconds per step of each candidate that runs, and the reasons why the others don't run."""
     runs: dict[str, Run] = {}
     failed: dict[str, str] = {}
     warm_up: dict[str, float] = {}
     for name, execution in candidates.items():
         try:
             runs[name] = execution(state, step, feed)
-            _seconds_a_step(state, runs[name], 1)  # compiles
-            warm_up[name] = _seconds_a_step(state, runs[name], _warm_up(steps))
+            _seconds_per_step(state, runs[name], 1)  # compiles
+            warm_up[name] = _seconds_per_step(state, runs[name], _warm_up(steps))
         except TrainingError as error:
             runs.pop(name, None)
             failed[name] = str(error)
     seconds: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, run in runs.items():
-            if warm_up[name] > _HOPELESS * min(warm_up.values()):
+            if warm_up[name] > _FAR_SLOWER * min(warm_up.values()):
                 seconds[name] = [warm_up[name]]
             else:
-                seconds.setdefault(name, []).append(_seconds_a_step(state, run, steps))
+                seconds.setdefault(name, []).append(_seconds_per_step(state, run, steps))
     return seconds, failed
 
 
-def _seconds_a_step(state: TrainState, run: Run, steps: int) -> float:
+def _seconds_per_step(state: TrainState, run: Run, steps: int) -> float:
     start, left = time.perf_counter(), steps
     while left > 0:
         left -= run(left)
-    state.step.numpy()  # waits for a device that works on by itself
+    state.step.numpy()  # waits until an asynchronous device has finished
     return (time.perf_counter() - start) / steps

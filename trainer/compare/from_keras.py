@@ -1,26 +1,29 @@
-"""What a user of `fit` brings along: losses and metrics as `compile` takes them, train steps, callbacks."""
+"""Adapters for code written for `fit`: losses and metrics as `compile` takes them, train steps, and callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from loopwright.trainer.base.errors import TrainingError
-from loopwright.trainer.core.loop import StopTraining, at_end, every
+from loopwright.trainer.base.monitor import directions_of
+from loopwright.trainer.core.feed import Batch
+from loopwright.trainer.core.hook import StopTraining, at_end, every
 from loopwright.trainer.core.objective import Metric, Outputs, class_weights
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.core.step import Batch, Step
+from loopwright.trainer.core.step import Step
 
 _COMPILED = "compile_metrics"  # the name of Keras's container of the metrics that `compile` was given
 
 
 class KerasObjective:
-    """An objective made of whatever `compile` takes; Keras itself reduces the loss, so it is equal to `fit`'s to the bit.
+    """An objective from the arguments of `compile`. Keras itself reduces the loss, so it equals `fit`'s loss to the bit.
 
-    `metrics` are for `TrainState.create(..., metrics=objective.metrics)`: their state is the state's.
+    Pass the metrics to the state: `TrainState.create(..., metrics=objective.metrics)`. Their variables belong to it.
     """
 
     def __init__(self, class_weight: Mapping[int, float] | None, options: dict[str, Any]) -> None:
@@ -29,15 +32,24 @@ class KerasObjective:
 
     @property
     def metrics(self) -> tuple[Any, ...]:
-        """The metrics that have a state. Raises ValueError before `build`."""
+        """The metrics that have variables. Raises ValueError before `build`."""
         if self._carrier is None:
             raise ValueError("the metrics are not built yet; call objective.build(model, feed.element_spec) first")
         return tuple(metric for metric in self._carrier.metrics if metric.name == _COMPILED and metric.variables)
 
-    def build(self, model: keras.Model, batch_spec: Mapping[str, Any]) -> KerasObjective:
-        """Makes the metrics' variables for a model and batches of a feed's `element_spec`; returns itself.
+    @property
+    def directions(self) -> dict[str, str]:
+        """`min` or `max` for each metric whose better end Keras knows. The metrics are complete after `build`."""
+        if self._carrier is None:
+            return {"loss": "min"}
+        compiled = [metric for metric in self._carrier.metrics if metric.name == _COMPILED]
+        losses = {part.name: "min" for part in self._parts()}
+        return {**losses, **directions_of(None, (metric for part in compiled for metric in part.metrics))}
 
-        Call it before the state is made: a variable that isn't there can't be restored.
+    def build(self, model: keras.Model, batch_spec: Mapping[str, Any]) -> KerasObjective:
+        """Creates the metrics' variables for a model and a feed's `element_spec`; returns the objective itself.
+
+        Call it before the state is created: a variable that doesn't exist can't be restored.
         """
 
         def zeros(spec: tf.TensorSpec) -> tf.Tensor:
@@ -56,7 +68,7 @@ class KerasObjective:
         x, y, weight = batch["x"], batch["y"], self._weights(batch)
         predictions = model(x, training=training)
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
-        if "mask" in batch:  # rows of padding are taken out before Keras sees them
+        if "mask" in batch:  # rows of padding are removed before Keras sees them
             mask = tf.cast(batch["mask"], tf.bool)
             y, predictions, weight = tf.nest.map_structure(
                 lambda part: None if part is None else tf.boolean_mask(part, mask), (y, predictions, weight)
@@ -75,22 +87,25 @@ class KerasObjective:
         return Outputs(loss, {"loss": (loss * count, count), **metrics})
 
     def _parts(self) -> list[Any]:
-        """Where Keras notes the losses of several outputs: means, emptied here for each batch, so that rows count alike."""
+        """The means in which Keras keeps the losses of several outputs.
+
+        They are reset for each batch, so that every row has the same weight.
+        """
         return [metric for metric in self._carrier.metrics[1:] if metric.name != _COMPILED]
 
     def _carry(self, model: keras.Model) -> None:
-        """A model without layers, which carries what `compile` makes of its arguments: loss, metrics, losses of outputs."""
+        """Makes a model without layers, which holds what `compile` builds: the loss, the metrics, the losses of outputs."""
         self._carrier = keras.Model()
         self._carrier.output_names = getattr(model, "output_names", None)
         self._carrier.compile(**self._options)
 
     def _weights(self, batch: Mapping[str, Any]) -> Any:
-        """Sample weights, or those of the classes; where there are both, which `fit` refuses, they multiply."""
+        """The weights of the samples times those of their classes. `fit` refuses a batch that has both."""
         weight = batch.get("sample_weight")
         if not self._class_weight:
             return weight
         if tf.nest.is_nested(batch["y"]):
-            raise ValueError("class_weight is for one output; weight the samples instead")
+            raise ValueError("class_weight needs a single output; give sample weights instead")
         of_class = class_weights(batch["y"], self._class_weight)
         return of_class if weight is None else tf.cast(weight, tf.float32) * of_class
 
@@ -105,9 +120,10 @@ def objective_from_keras(
 ) -> KerasObjective:
     """An objective from the arguments of `compile` (names, objects, lists, dicts by output) and `fit`'s class_weight.
 
-    The batch holds `x` and `y`, tensors or structures of them, and where there is one `sample_weight` or a `mask` `[B]`.
-    Losses that the model adds itself count; a model that adds all of them takes `loss=None`. Several outputs give their own
-    losses as metrics, too. With metrics that have a state, call `build` before the state is made:
+    The batch holds `x` and `y`, which are tensors or structures of tensors, and optionally `sample_weight` and `mask`
+    `[B]`. Losses that the model adds itself are included; use `loss=None` for a model that adds all of its losses. The
+    loss of each of several outputs becomes a metric, too. If a metric has variables, call `build` before the state is
+    created:
 
         objective = objective_from_keras("mse", ["mae"]).build(model, feed.element_spec)
         state = TrainState.create(model, optimizer, metrics=objective.metrics)
@@ -119,13 +135,13 @@ def objective_from_keras(
 def step_from_keras(model: keras.Model, batch_spec: Mapping[str, Any]) -> Step:
     """A step that calls the `train_step` of a compiled model, for models that override it or `compute_loss`.
 
-    The state must hold this model, its optimizer and its metrics, which are all built here; a second optimizer belongs into
-    the extras. Logs that are no metric of the model are averaged over the window.
+    This builds the model's optimizer and metrics. The state must hold the model with both; put a second optimizer into
+    the extras. Logs that aren't metrics of the model are averaged over the window.
 
         step = step_from_keras(model, feed.element_spec)
         state = TrainState.create(model, model.optimizer, metrics=model.metrics)
 
-    Raises ValueError for a model that isn't compiled or built.
+    Raises ValueError for a model that isn't compiled, or isn't built.
     """
     if not getattr(model, "compiled", False):
         raise ValueError(f"model {model.name!r} is not compiled; call model.compile(...) first")
@@ -137,7 +153,7 @@ def step_from_keras(model: keras.Model, batch_spec: Mapping[str, Any]) -> Step:
     def run(batch: Mapping[str, Any]) -> Any:
         return model.train_step((batch["x"], batch["y"], batch.get("sample_weight")))
 
-    tf.function(run).get_concrete_function(dict(batch_spec))  # tracing alone makes the metrics' variables
+    tf.function(run).get_concrete_function(dict(batch_spec))  # tracing is enough to create the metrics' variables
 
     def step(state: TrainState, batch: Batch) -> dict[str, Metric]:
         logs = run(batch)
@@ -147,14 +163,14 @@ def step_from_keras(model: keras.Model, batch_spec: Mapping[str, Any]) -> Step:
     return step
 
 
-#: What Keras calls between steps, where the compiled loop calls nothing.
+#: Methods that Keras calls between steps. The compiled loop calls nothing there.
 _BETWEEN_STEPS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
-#: What Keras calls around its own evaluation and prediction.
-_ELSEWHERE = tuple(
+#: Methods that Keras calls around its own evaluation and prediction.
+_AROUND_EVALUATION = tuple(
     f"on_{what}_{part}" for what in ("test", "predict") for part in ("begin", "end", "batch_begin", "batch_end")
 )
 
-#: Callbacks that do in their own way what a run has its way for.
+#: Keras's callbacks for things that a run does itself, and what takes their place.
 _INSTEAD = {
     "ModelCheckpoint": "trainer.Checkpoint",
     "BackupAndRestore": "trainer.Checkpoint",
@@ -168,17 +184,17 @@ _INSTEAD = {
 def keras_callback(
     callback: keras.callbacks.Callback, state: TrainState, *, steps_per_epoch: int, num_steps: int, evaluate: Any = None
 ) -> tuple[every, at_end]:
-    """The hooks that run a Keras callback, for callbacks that need only the model and logs.
+    """The hooks that run a Keras callback which needs only the model and the logs.
 
         hooks=[every(n, evaluate), *keras_callback(callback, state, steps_per_epoch=n, num_steps=N, evaluate=evaluate)]
 
-    Training begins here: make the hooks when the state is restored, so that epochs are numbered from where it stands.
-    `num_steps` is that of `train`: after its last epoch none begins. Logs are the means since metrics were last read by a
-    hook, and the newest evaluation's as `val_<name>` where `evaluate` (an `Evaluate` hook) is given. What the callback
-    itself remembers is in no checkpoint; `early_stop` and `reduce_on_plateau` are there for that.
+    Epochs are numbered from the state's step at which training begins. `num_steps` is that of `train`: no epoch begins
+    after its last one. The logs are the means since a hook last read the metrics. With `evaluate`, an `Evaluate` hook, they
+    also hold the newest evaluation as `val_<name>`. No checkpoint holds what the callback itself remembers; use
+    `early_stop` and `reduce_on_plateau` if that matters.
 
-    Raises TrainingError for callbacks that want to be called between steps or around Keras's own evaluation, or that save
-    or log in a way of their own.
+    Raises TrainingError for callbacks that must be called between steps or around Keras's own evaluation, and for those
+    that save or log.
     """
     name = type(callback).__name__
     for kind in type(callback).__mro__:
@@ -187,34 +203,51 @@ def keras_callback(
     between = [method for method in _BETWEEN_STEPS if _overrides(callback, method)]
     if between:
         raise TrainingError(
-            f"keras_callback({name}): wants {between[0]}, but the compiled loop calls nothing between steps; "
+            f"keras_callback({name}): the callback needs {between[0]}, but the compiled loop calls nothing between steps; "
             "write a hook and use every(1, hook)"
         )
-    elsewhere = [method for method in _ELSEWHERE if _overrides(callback, method)]
-    if elsewhere:
-        raise TrainingError(f"keras_callback({name}): wants {elsewhere[0]}, which the loop never calls; write a hook")
-    state.model.optimizer = state.optimizer
-    state.model.stop_training = False
-    callback.set_model(state.model)
-    callback.set_params({"verbose": 0, "epochs": -(-num_steps // steps_per_epoch), "steps": steps_per_epoch})
-    callback.on_train_begin({})
-    callback.on_epoch_begin(int(state.step) // steps_per_epoch, {})
+    around = [method for method in _AROUND_EVALUATION if _overrides(callback, method)]
+    if around:
+        raise TrainingError(
+            f"keras_callback({name}): the callback needs {around[0]}, which the loop never calls; write a hook"
+        )
+    hook = _CallbackHook(callback, steps_per_epoch, num_steps, evaluate)
+    return every(steps_per_epoch, hook, at_last=False), at_end(lambda state, metrics: callback.on_train_end({}))
 
-    def epoch_end(state: TrainState, metrics: Mapping[str, float]) -> None:
+
+class _CallbackHook:
+    """Calls a Keras callback at the ends of epochs. Training begins for the callback when the hook is opened."""
+
+    def __init__(self, callback: keras.callbacks.Callback, steps_per_epoch: int, num_steps: int, evaluate: Any) -> None:
+        self.callback, self.evaluate = callback, evaluate
+        self.steps_per_epoch, self.num_steps = steps_per_epoch, num_steps
+
+    @contextlib.contextmanager
+    def open(self, state: TrainState) -> Iterator[None]:
+        """Gives the callback the model, and numbers the epochs from the state's step."""
+        callback, epoch = self.callback, self.steps_per_epoch
+        state.model.optimizer = state.optimizer
+        state.model.stop_training = False
+        callback.set_model(state.model)
+        callback.set_params({"verbose": 0, "epochs": -(-self.num_steps // epoch), "steps": epoch})
+        callback.on_train_begin({})
+        if int(state.step) < self.num_steps:
+            callback.on_epoch_begin(int(state.step) // epoch, {})
+        yield
+
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         logs = dict(metrics)
-        if evaluate is not None:
-            logs |= {f"val_{key}": value for key, value in evaluate.last.items()}
-        epoch = int(state.step) // steps_per_epoch
-        callback.on_epoch_end(epoch - 1, logs)
+        if self.evaluate is not None:
+            logs |= {f"val_{key}": value for key, value in self.evaluate.last.items()}
+        epoch = int(state.step) // self.steps_per_epoch
+        self.callback.on_epoch_end(epoch - 1, logs)
         if state.model.stop_training:
-            raise StopTraining(f"{name} asked to stop")
-        if int(state.step) < num_steps:
-            callback.on_epoch_begin(epoch, {})
-
-    return every(steps_per_epoch, epoch_end, at_last=False), at_end(lambda state, metrics: callback.on_train_end({}))
+            raise StopTraining(f"{type(self.callback).__name__} asked to stop")
+        if int(state.step) < self.num_steps:
+            self.callback.on_epoch_begin(epoch, {})
 
 
 def _overrides(callback: keras.callbacks.Callback, method: str) -> bool:
     if getattr(type(callback), method) is not getattr(keras.callbacks.Callback, method):
         return True
-    return method in vars(callback)  # LambdaCallback sets functions on the object instead.
+    return method in vars(callback)  # LambdaCallback sets its functions on the object

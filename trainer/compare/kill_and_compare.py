@@ -1,4 +1,4 @@
-"""A run that is killed again and again, and what it left compared with a run that never was. Imports no TensorFlow."""
+"""Kills a run again and again, and compares its folder with that of an undisturbed run. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from loopwright.trainer.base import atomic, json_lines
 
-#: What differs between two runs of the same bits.
+#: Fields of records that differ between two equal runs.
 VOLATILE = ("wall_time", "examples_per_second")
 
 _POLL_SECONDS = 0.0005
@@ -23,9 +23,9 @@ _TAIL_BYTES = 1 << 18
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """When a run is killed: as soon as a step is in the log of samples, and then `delay` seconds later.
+    """When to kill a run: `delay` seconds after a step is in the log of samples.
 
-    With `in_save` the wait goes on until the next save has begun, before the delay.
+    With `in_save`, the delay begins only when the next save has begun.
     """
 
     step: int
@@ -34,7 +34,7 @@ class Kill:
 
 
 def random_kills(count: int, num_steps: int, rng: random.Random) -> list[Kill]:
-    """Kills at random moments, in rising order of their steps; every other one within a save."""
+    """Kills at random moments, in rising order of their steps. Every second kill happens within a save."""
     steps = sorted(rng.randrange(1, num_steps) for _ in range(count))
     return [
         Kill(step, rng.uniform(0, 0.02 if number % 2 else 0.05), in_save=number % 2 == 1)
@@ -42,10 +42,10 @@ def random_kills(count: int, num_steps: int, rng: random.Random) -> list[Kill]:
     ]
 
 
-def run_until(command: Sequence[str], workdir: pathlib.Path, said: pathlib.Path, kill: Kill | None) -> int | None:
-    """Runs a command, its stderr appended to a file, and sends SIGKILL at the moment asked for.
+def run_and_kill(command: Sequence[str], workdir: pathlib.Path, said: pathlib.Path, kill: Kill | None) -> int | None:
+    """Runs a command, appends its stderr to the file `said`, and sends SIGKILL at the moment of `kill`.
 
-    Returns None for a run that was killed, else its exit code.
+    Returns None if the run was killed, and otherwise its exit code.
     """
     with (
         said.open("a") as log,
@@ -54,7 +54,7 @@ def run_until(command: Sequence[str], workdir: pathlib.Path, said: pathlib.Path,
         if kill is None:
             return process.wait()
         try:
-            ended = _wait(process, lambda: last_step(workdir) >= kill.step)
+            ended = _wait(process, lambda: last_logged_step(workdir) >= kill.step)
             if kill.in_save and not ended:
                 ended = _wait(process, lambda: any((workdir / "checkpoints").glob(f".tmp-{process.pid}-*")))
             if not ended:
@@ -66,7 +66,7 @@ def run_until(command: Sequence[str], workdir: pathlib.Path, said: pathlib.Path,
 
 
 def _wait(process: subprocess.Popen, condition: Callable[[], bool]) -> bool:
-    """Polls until the condition holds; true if the process ended before."""
+    """Polls until the condition holds. Returns True if the process ended first."""
     while process.poll() is None:
         if condition():
             return False
@@ -74,8 +74,8 @@ def _wait(process: subprocess.Popen, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def last_step(workdir: pathlib.Path) -> int:
-    """The newest step in the log of samples; 0 without one."""
+def last_logged_step(workdir: pathlib.Path) -> int:
+    """The newest step in the log of samples; 0 if there is none."""
     try:
         with (workdir / "samples.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
@@ -85,25 +85,27 @@ def last_step(workdir: pathlib.Path) -> int:
     return int(steps[-1]) if steps else 0
 
 
-def unfinished(workdir: pathlib.Path) -> set[str]:
-    """The names of what a killed process left half-made beside the checkpoints; the next start sweeps it."""
+def leftovers(workdir: pathlib.Path) -> set[str]:
+    """The names of unfinished files that a killed process left beside the checkpoints. The next start sweeps them."""
     return {path.name for path in (workdir / "checkpoints").glob(".*")}
 
 
-def phase(workdir: pathlib.Path, began_at: int, eval_every: int | None = None, *, earlier: Collection[str] = ()) -> str:
-    """In which phase a run was killed, as its folder tells.
+def phase_of_kill(
+    workdir: pathlib.Path, began_at: int, eval_every: int | None = None, *, earlier: Collection[str] = ()
+) -> str:
+    """The phase in which a run was killed, according to its folder.
 
     Args:
       began_at: the newest step in the log of samples before the run was started.
-      eval_every: steps between evaluations; None for one an epoch.
-      earlier: what was unfinished before the run was started.
+      eval_every: steps between evaluations; None for one evaluation per epoch.
+      earlier: the `leftovers` before the run was started.
     """
-    left = unfinished(workdir) - set(earlier)
+    left = leftovers(workdir) - set(earlier)
     if any("-deleted-" in name for name in left):
         return "deletion"
     if left:
         return "save"
-    step = last_step(workdir)
+    step = last_logged_step(workdir)
     if step in (0, began_at):
         return "start-up"
     if (workdir / "exports").is_dir():
@@ -115,7 +117,7 @@ def phase(workdir: pathlib.Path, began_at: int, eval_every: int | None = None, *
 
 
 def flip_byte(checkpoint: pathlib.Path) -> pathlib.Path:
-    """Changes one bit in the middle of a checkpoint's largest file, which is returned."""
+    """Changes one bit in the middle of a checkpoint's largest file; returns the file's path."""
     path = max((path for path in checkpoint.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -124,13 +126,13 @@ def flip_byte(checkpoint: pathlib.Path) -> pathlib.Path:
 
 
 def differences(straight: pathlib.Path, killed: pathlib.Path) -> list[str]:
-    """How what two runs left behind differs, in lines that name what does; empty for equal runs."""
+    """One line for each difference between the folders of two runs; empty for equal runs."""
     found = []
     folders = [_last_checkpoint(run) for run in (straight, killed)]
     if folders[0].name != folders[1].name:
         found.append(f"step: the last checkpoint is {folders[0].name} in one, {folders[1].name} in the other")
     else:
-        hashes = [atomic.read_manifest(folder)["tensors"] for folder in folders]
+        hashes = [atomic.verify_folder(folder)["tensors"] for folder in folders]
         names = [name for name in {**hashes[0], **hashes[1]} if hashes[0].get(name) != hashes[1].get(name)]
         found += [f"tensor {name}" for name in names]
     for file, title in (("samples.jsonl", "samples"), ("metrics.jsonl", "metrics")):
@@ -143,10 +145,10 @@ def differences(straight: pathlib.Path, killed: pathlib.Path) -> list[str]:
     return found
 
 
-def counts(run: pathlib.Path) -> dict[str, int]:
-    """How much `differences` compared."""
+def compared_counts(run: pathlib.Path) -> dict[str, int]:
+    """How many tensors, steps and records `differences` compared."""
     return {
-        "tensors": len(atomic.read_manifest(_last_checkpoint(run))["tensors"]),
+        "tensors": len(atomic.verify_folder(_last_checkpoint(run))["tensors"]),
         "steps": len(_lines(run / "samples.jsonl")),
         "records": len(_lines(run / "metrics.jsonl")),
     }
@@ -157,7 +159,7 @@ def _last_checkpoint(run: pathlib.Path) -> pathlib.Path:
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON lines file, without what is volatile."""
+    """The whole lines of a JSON lines file, without the fields in `VOLATILE`."""
     return [{name: value for name, value in line.items() if name not in VOLATILE} for line in json_lines.read(path)]
 
 

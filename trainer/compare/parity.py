@@ -1,4 +1,4 @@
-"""The certificate: `model.fit` and the loop, from the same weights over the same batches, compared after every step.
+"""Certifies that the loop trains exactly as `model.fit` does: both take the same steps and are compared after each one.
 
 certificate = certify(compiled_model, state, step, feed, num_steps=200, execution=graph())
 certificate.identical
@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.core.execution import Execution, Run
+from loopwright.trainer.core.feed import Batch
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.core.step import Batch, Step
+from loopwright.trainer.core.step import Step
 
-#: How `compile` makes `fit` run as an execution does: like is held against like.
+#: The arguments of `compile` with which `fit` runs like each execution.
 FIT_OPTIONS: dict[str, dict[str, bool]] = {
     "graph": {"jit_compile": False},
     "xla": {"jit_compile": True},
@@ -29,7 +30,7 @@ FIT_OPTIONS: dict[str, dict[str, bool]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Where two trainings part: the step (0: before the first) and the variable."""
+    """The first step after which two trainings differ (0: before the first step), and the variable."""
 
     step: int
     what: str
@@ -37,7 +38,7 @@ class Difference:
 
 @dataclasses.dataclass
 class Part:
-    """What was compared of one kind of variables, and the largest difference of all steps (infinite for a NaN)."""
+    """How much of one kind of variable was compared, and the largest difference of all steps (infinite for a NaN)."""
 
     tensors: int
     values: int
@@ -47,13 +48,13 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """What the comparison found.
+    """The result of the comparison.
 
     Attributes:
-      steps: the steps that both took.
-      parts: `weights`, `slots` (all variables of the optimizer) and `seeds` (of dropout and its kin).
-      loss_difference: the largest relative difference of the running mean of the loss; None where one of them logs none.
-        `fit` keeps it in float32 and the loop in float64, so it decides nothing.
+      steps: the number of steps that both trainings took.
+      parts: `weights`, `slots` (all variables of the optimizer) and `seeds` (of dropout and similar layers).
+      loss_difference: the largest relative difference of the running mean of the loss; None if one of them logs no loss.
+        It doesn't count, because `fit` sums in float32 and the loop in float64.
     """
 
     steps: int
@@ -62,7 +63,7 @@ class Certificate:
 
     @property
     def identical(self) -> bool:
-        """Whether every weight, slot and seed was equal to the last bit after every step."""
+        """Whether all weights, slots and seeds were equal to the last bit after every step."""
         return self.first_difference is None
 
     @property
@@ -76,7 +77,7 @@ class Certificate:
 
 
 def fit_batch(batch: Batch) -> tuple[Any, ...]:
-    """A batch of a feed as `fit` takes it: `(x, y)`, or `(x, y, sample_weight)`."""
+    """A feed's batch in the form that `fit` takes: `(x, y)` or `(x, y, sample_weight)`."""
     return (batch["x"], batch["y"], *((batch["sample_weight"],) if "sample_weight" in batch else ()))
 
 
@@ -91,22 +92,22 @@ def certify(
     to_fit: Callable[[Batch], tuple[Any, ...]] = fit_batch,
     class_weight: Mapping[int, float] | None = None,
 ) -> Certificate:
-    """Trains a compiled model with `fit` and the state with the loop, one step each in turns, and compares them.
+    """Trains a compiled model with `fit` and the state with the loop, one step each in turn, and compares them.
 
-    Then the loop starts again and takes its steps in calls as long as the execution makes them; that has to end in the
-    same state. Model and state are two: built alike from the same seed, neither trained yet.
+    Then the loop starts again and takes its steps in calls of the execution's usual length, which must end in the same
+    state. `model` must not be the state's model. Build both in the same way from the same seed, and train neither.
 
     Args:
-      model: compiled as the execution runs (`FIT_OPTIONS`), on an optimizer like the state's.
-      to_fit: from a batch of the feed to what `fit` takes.
-      class_weight: as `fit` takes it; the loop's objective has to know it, too.
+      model: compiled to run like the execution (`FIT_OPTIONS`), with an optimizer like the state's.
+      to_fit: converts a batch of the feed to the form that `fit` takes.
+      class_weight: as `fit` takes it. Give it to the loop's objective, too.
 
-    Raises TrainingError for a feed that ends before `num_steps`, and for two models with other variables.
+    Raises TrainingError for a feed that ends before `num_steps`, and for models whose variables have different shapes.
     """
     if feed.end is not None and feed.end < num_steps:
-        raise TrainingError(f"the feed ends at step {feed.end}, before {num_steps}")
-    twin = TrainState.create(model, model.optimizer)
-    comparison = _Comparison(twin, state)
+        raise TrainingError(f"the feed ends at step {feed.end}, before num_steps={num_steps}; take fewer steps")
+    of_fit = TrainState.create(model, model.optimizer)
+    comparison = _Comparison(of_fit, state)
     comparison.compare(0)
     before, names = state.tensors(), state.window_names
     lockstep = _Lockstep(execution(state, step, feed), state, comparison)
@@ -124,7 +125,7 @@ def certify(
 
 
 class _Lockstep(keras.callbacks.Callback):
-    """After each step of `fit` the loop takes one, too."""
+    """Lets the loop take a step after each step of `fit`."""
 
     def __init__(self, run: Run, state: TrainState, comparison: _Comparison) -> None:
         super().__init__()
@@ -134,7 +135,7 @@ class _Lockstep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.run(1)
-        # Kept here, because `fit` ends by putting a moving average in the place of the weights, where there is one.
+        # Kept from here, because at its end `fit` replaces the weights by their moving average, if there is one.
         self.last = self.comparison.compare(batch + 1)
         ours, theirs = self.state.window_means().get("loss"), (logs or {}).get("loss")
         if ours is not None and theirs is not None and np.isfinite(theirs) and np.isfinite(ours):
@@ -143,7 +144,7 @@ class _Lockstep(keras.callbacks.Callback):
 
 
 class _Comparison:
-    """Compares the variables of two states, kind by kind, and remembers the largest and the first differences."""
+    """Compares the variables of two states by kind, and remembers the first and the largest differences."""
 
     def __init__(self, theirs: TrainState, ours: TrainState) -> None:
         self._theirs, self._ours = _variables(theirs), _variables(ours)
@@ -152,19 +153,19 @@ class _Comparison:
             shapes = [[tuple(v.shape) for _, v in side] for side in (self._theirs[kind], variables)]
             if shapes[0] != shapes[1]:
                 raise TrainingError(
-                    f"the two models differ in their {kind}: {len(shapes[0])} and {len(shapes[1])} variables of shapes "
-                    f"{shapes[0]} and {shapes[1]}; build both with one function"
+                    f"the two models have different {kind}: {len(shapes[0])} and {len(shapes[1])} variables of shapes "
+                    f"{shapes[0]} and {shapes[1]}; build both with the same function"
                 )
             self.parts[kind] = Part(len(variables), sum(int(np.prod(shape)) for shape in shapes[0]))
 
     def compare(self, step: int) -> dict[str, list[np.ndarray]]:
-        """Compares both as they are now; returns the values of the first."""
+        """Compares the present values of both states; returns the values of the first."""
         theirs = {kind: [np.array(v) for _, v in variables] for kind, variables in self._theirs.items()}
         self.compare_with(theirs, step)
         return theirs
 
     def compare_with(self, theirs: Mapping[str, list[np.ndarray]], step: int, remark: str = "") -> None:
-        """Compares kept values with the second state as it is now."""
+        """Compares values kept from the first state with the present values of the second."""
         for kind, name, expected, found in self._pairs(theirs):
             if expected.tobytes() == found.tobytes():
                 continue
@@ -179,7 +180,7 @@ class _Comparison:
 
 
 def _variables(state: TrainState) -> dict[str, list[tuple[str, Any]]]:
-    """What decides, in the order in which it was made: names change from one instance of a model to the next."""
+    """The variables that are compared, in the order of their creation, because names differ between two models."""
     return {
         "weights": [(v.path, v) for v in state.model.weights],
         "slots": [(v.path, v) for v in state.optimizer.variables],
@@ -188,7 +189,7 @@ def _variables(state: TrainState) -> dict[str, list[tuple[str, Any]]]:
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference of two arrays that differ in a bit; infinite where one of them alone is NaN or infinite."""
+    """The largest difference of two arrays; infinite if only one of two values is NaN or infinite."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     same = (one == other) | (np.isnan(one) & np.isnan(other))
     with np.errstate(invalid="ignore"):

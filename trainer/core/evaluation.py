@@ -20,10 +20,10 @@ def evaluate(state: TrainState, feed: Any, objective: Objective) -> dict[str, fl
 
 
 def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[], dict[str, float]]:
-    """`evaluate` to be called again and again: compiled once.
+    """A function that evaluates, for more than one call: it is compiled once.
 
-    Where the optimizer keeps an average of the weights, that is what's evaluated. The state of Keras metrics is put back
-    after it: they belong to the training window.
+    Where the optimizer keeps an average of the weights, that average is evaluated. The state of Keras metrics is put back
+    afterwards, because it belongs to the training window.
     """
     names, accumulate = accumulator(
         lambda batch: objective(state.model, batch, training=False).metrics, feed.element_spec

@@ -1,7 +1,7 @@
 """Executions: how n steps run as one call.
 
-`execution(state, step, feed)` opens the feed at the state's step and returns `run(n)`, which runs at most n steps and
-returns how many it ran. The metrics of each step are added to the state's window.
+`execution(state, step, feed)` opens the feed at the state's step and returns `run(n)`. A call of `run(n)` takes at most n
+steps and returns how many it took. It adds the metrics of each step to the state's window.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
-from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from loopwright.trainer.base.clock import Clock
 from loopwright.trainer.base.errors import TrainingError, first_line
-from loopwright.trainer.base.fast_max_pool import substituted
+from loopwright.trainer.base.fast_max_pool import fast_pooling_gradients
+from loopwright.trainer.base.private_tf import determinism_is_on
 from loopwright.trainer.base.retrace import specs, warn_of_retrace
+from loopwright.trainer.core.feed import Batch, Feed
 from loopwright.trainer.core.objective import Metric
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.core.step import Batch, Step
+from loopwright.trainer.core.step import Step
 
 Run = Callable[[int], int]
 
@@ -29,16 +30,16 @@ Run = Callable[[int], int]
 class Execution(Protocol):
     """Binds a step to a state and a feed."""
 
-    def __call__(self, state: TrainState, step: Step, feed: Any) -> Run: ...
+    def __call__(self, state: TrainState, step: Step, feed: Feed) -> Run: ...
 
 
 def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
     """Up to `steps_per_call` steps in one `tf.function`: a `tf.while` over the iterator, traced once.
 
-    The clock, of this and the other executions, is told of the seconds of compilation and of waits for input.
+    The clock counts the seconds of compilation and of waits for input. That holds for the other executions, too.
     """
 
-    def bind(state: TrainState, step: Step, feed: Any) -> Run:
+    def bind(state: TrainState, step: Step, feed: Feed) -> Run:
         iterator = iter(feed(int(state.step)))
         with _or_own(clock).phase("compile"):
             names, accumulate = accumulator(_substituted(_counted(state, step)), iterator.element_spec)
@@ -51,7 +52,7 @@ def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
                 state.window.assign(window)
                 waited.assign_add(seconds)
 
-            # Without the iterator among the arguments, and without looking for a trace, a call takes half as long.
+            # A call takes half as long without the iterator among its arguments and without the look-up of a trace.
             call = traced.get_concrete_function()
             call(tf.constant(0, tf.int64))  # compiles, and takes no step
             give_back_memory()
@@ -68,9 +69,9 @@ def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
 
 
 def eager(*, clock: Clock | None = None) -> Execution:
-    """One step a call, run as Python: for debuggers and print statements."""
+    """One step a call, run as Python, for debuggers and print statements."""
 
-    def bind(state: TrainState, step: Step, feed: Any) -> Run:
+    def bind(state: TrainState, step: Step, feed: Feed) -> Run:
         batches = _Waiting(iter(feed(int(state.step))), clock)
         one = _counted(state, step)
         state.window_names = ()
@@ -88,18 +89,18 @@ def eager(*, clock: Clock | None = None) -> Execution:
 
 
 def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
-    """The loop itself one XLA program, over stacks of up to `steps_per_call` batches from the feed.
+    """The whole loop as one XLA program, over stacks of up to `steps_per_call` batches from the feed.
 
-    One program serves every number of steps (a dynamic trip count over a padded stack), and a second one the ragged last
-    batch of an epoch, where there is one. One replica only. XLA draws other random numbers than `graph` from the same
-    seeds, so dropout masks differ between the two.
+    One program serves every number of steps: its trip count is dynamic, over a padded stack. A second program serves the
+    ragged last batch of an epoch, where there is one. XLA and `graph` draw different random numbers from the same seeds, so
+    their dropout masks differ.
 
     Raises TrainingError for several replicas, and for a step that XLA can't compile.
     """
 
-    def bind(state: TrainState, step: Step, feed: Any) -> Run:
+    def bind(state: TrainState, step: Step, feed: Feed) -> Run:
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            raise TrainingError("xla runs on one replica only; use --execution=graph", exit_code=2)
+            raise TrainingError("xla runs on one replica only; use execution=graph()", exit_code=2)
         stacked, begin = feed.stacked(steps_per_call), int(state.step)
         stacks = _Waiting(iter(stacked(begin)), clock)
         programs: dict[Any, Callable] = {}
@@ -131,7 +132,7 @@ def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
 
 
 class _Waiting:
-    """An iterator that counts the seconds for which it keeps its caller waiting."""
+    """An iterator that counts the seconds for which its caller waits."""
 
     def __init__(self, iterator: Any, clock: Clock | None) -> None:
         self._iterator, self.seconds = iterator, 0.0
@@ -145,7 +146,7 @@ class _Waiting:
 
 
 def give_back_memory() -> None:
-    """Gives the system back what compiling took and freed, tens of megabytes, which glibc would keep; elsewhere nothing."""
+    """Gives memory that compiling took and freed back to the system. glibc would keep these tens of megabytes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
@@ -167,8 +168,8 @@ def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
         def body(i: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return i + 1, window + as_window(traced(tf.nest.map_structure(lambda tensor: tf.gather(tensor, i), stack)))
 
-        # Not `for i in tf.range(...)`: AutoGraph bounds that loop's trips, XLA wants such a bound as a constant, and would
-        # compile the program anew for each number of steps.
+        # Not `for i in tf.range(...)`: AutoGraph bounds the trips of such a loop. XLA wants the bound as a constant, so it
+        # would compile the program again for each number of steps.
         window = tf.ensure_shape(window, [len(names), 2])
         return tf.while_loop(lambda i, _: i < offset + n, body, [offset, window])[1]
 
@@ -176,13 +177,13 @@ def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
         try:
             return call(*arguments)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.NotFoundError) as error:
-            raise TrainingError(f"XLA can't run this step ({first_line(error)}); use --execution=graph") from error
+            raise TrainingError(f"XLA can't run this step ({first_line(error)}); use execution=graph()") from error
 
     return first_call
 
 
 def _counted(state: TrainState, step: Step) -> Callable[[Batch], dict[str, Metric]]:
-    """The step over a batch, the state's step counted on."""
+    """The step over a batch, which also counts the state's step."""
 
     def one(batch: Batch) -> dict[str, Metric]:
         metrics = step(state, batch)
@@ -193,10 +194,10 @@ def _counted(state: TrainState, step: Step) -> Callable[[Batch], dict[str, Metri
 
 
 def _substituted(one: Callable[[Batch], dict[str, Metric]]) -> Callable[[Batch], dict[str, Metric]]:
-    """The step with its slow operations computed by others, with the same results."""
+    """The step with its slow operations replaced by faster ones that give the same bits."""
 
     def faster(batch: Batch) -> dict[str, Metric]:
-        with substituted():
+        with fast_pooling_gradients():
             return one(batch)
 
     return faster
@@ -211,9 +212,9 @@ def as_window(metrics: dict[str, Metric]) -> tf.Tensor:
 def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[tuple[str, ...], Callable]:
     """Traces `one` for batches of `spec` and returns the names of its metrics and a function that sums them.
 
-    `accumulate(iterator, window, n)` takes n batches from the iterator and adds each batch's metrics to the window
-    `[M, 2]`, one after the other; it returns the window and the seconds (float64) for which the iterator kept it waiting.
-    It is meant to be called inside a `tf.function`.
+    `accumulate(iterator, window, n)` takes n batches from the iterator and adds the metrics of each to the window `[M, 2]`,
+    one after the other. It returns the window and the seconds (float64) for which it waited for the iterator. Call it inside
+    a `tf.function`.
     """
     traced = tf.function(one)
     names = tuple(sorted(traced.get_concrete_function(spec).structured_outputs))
@@ -233,5 +234,5 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
 
 
 def _now() -> tf.Tensor:
-    """The time in seconds, float64; always 0 under op determinism, which lets no function read a clock."""
-    return tf.constant(0.0, tf.float64) if is_op_determinism_enabled() else tf.timestamp()
+    """The time in seconds, float64. It is always 0 under op determinism, which forbids functions to read a clock."""
+    return tf.constant(0.0, tf.float64) if determinism_is_on() else tf.timestamp()

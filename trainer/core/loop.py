@@ -6,68 +6,22 @@ state = train(state, feed, gradient_step(objective), num_steps=10_000, execution
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
-from loopwright.trainer.core.execution import Execution
+from loopwright.trainer.base.say import say
+from loopwright.trainer.core.execution import Execution, Run
+from loopwright.trainer.core.feed import Feed
+from loopwright.trainer.core.hook import Contract, Hook, StopTraining
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.core.step import Step
 
 
-class StopTraining(Exception):
-    """Raised by a hook to end training early and well: the other hooks and those at the end still run."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Hook(Protocol):
-    """Any callable of a state and the means of the metrics will do.
-
-    A plain callable is called after every call of the execution; `every` and `at_end` say when else. Metrics are the
-    means since the last step at which a hook of an `every` read them; only who looks at one waits for its value.
-    """
-
-    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None: ...
-
-
-class every:
-    """Calls a hook at each multiple of n steps and, unless `at_last` is false, at the last step.
-
-    The window of the metrics starts anew at each such step, unless the hook says `reads_metrics = False`, as those do
-    that look at the state only (evaluation, checkpoints).
-    """
-
-    def __init__(self, n: int, hook: Hook, *, at_last: bool = True) -> None:
-        if n < 1:
-            raise ValueError(f"every({n}, …): the number of steps must be at least 1")
-        self.n, self.hook, self.at_last = n, hook, at_last
-        self.reads_metrics = getattr(hook, "reads_metrics", True)
-
-    def next_due(self, step: int) -> int:
-        """The first step after `step` at which the hook is due."""
-        return (step // self.n + 1) * self.n
-
-    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        self.hook(state, metrics)
-
-
-class at_end:
-    """Calls a hook once, after the last step, when all other hooks are through."""
-
-    def __init__(self, hook: Hook) -> None:
-        self.hook = hook
-
-    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        self.hook(state, metrics)
-
-
 def train(
     state: TrainState,
-    feed: Any,
+    feed: Feed,
     step: Step,
     *,
     num_steps: int,
@@ -76,61 +30,78 @@ def train(
 ) -> TrainState:
     """Trains from the state's step up to `num_steps`, the absolute last step, and returns the state.
 
-    Hooks that are due at a step are called in the order given; those of `at_end` come last. What a hook raises, other than
-    `StopTraining`, ends training at once and is passed on.
+    Hooks that are due at the same step are called in the order given. Those of `at_end` come last. Hooks that open
+    something are opened in this order before the first step, and closed in reverse order after the last one. An error of a
+    hook, other than `StopTraining`, ends training at once and is passed on. The reason of a `StopTraining` goes to stderr.
     """
-    hooks = list(hooks)
-    at_the_end: list[Hook] = [hook for hook in hooks if isinstance(hook, at_end)]
-    periodic: list[Any] = [hook for hook in hooks if hasattr(hook, "next_due")]
-    current, stopped = int(state.step), False
-    if current >= num_steps:
-        return state
-    run = execution(state, step, feed)
-    metrics: Mapping[str, float] = {}
-    while current < num_steps and not stopped:
-        before = current
-        target = min([num_steps, *(hook.next_due(before) for hook in periodic)])
-        with tf.profiler.experimental.Trace("train", step_num=before, _r=1):  # for a profile; free without one
-            current += run(target - before)
-        due = [hook for hook in hooks if _is_due(hook, before, current, last=current == num_steps)]
-        if not due:
-            continue
-        metrics = _take_metrics(state, due)
-        stopped = _call(due, state, metrics)
-        if stopped:
-            rest = [hook for hook in periodic if hook not in due and getattr(hook, "at_last", True)]
-            _call(rest, state, metrics if _reads(due) else _take_metrics(state, rest))
-    _call(at_the_end, state, metrics)
+    contracts = [Contract.of(hook) for hook in hooks]
+    periodic = [contract for contract in contracts if not contract.at_end]
+    with contextlib.ExitStack() as stack:
+        metrics: Mapping[str, float] = state.window_means()
+        reason = _open(contracts, state, stack)
+        if reason is None and int(state.step) < num_steps:
+            reason, metrics = _take_steps(state, execution(state, step, feed), num_steps, periodic)
+        _call([contract for contract in contracts if contract.at_end], state, metrics)
+    if reason is not None:
+        say(f"training stopped at step {int(state.step)}: {reason}")
     return state
 
 
-def _is_due(hook: Any, before: int, current: int, *, last: bool) -> bool:
-    """Whether a hook is called between two calls of the execution: plain callables always are."""
-    if isinstance(hook, at_end):
-        return False
-    if not hasattr(hook, "next_due") or hook.next_due(before) <= current:
-        return True
-    return last and getattr(hook, "at_last", True)
+def _open(contracts: Sequence[Contract], state: TrainState, stack: contextlib.ExitStack) -> str | None:
+    """Opens the hooks. Returns the reason where one of them says that training has been stopped before."""
+    reason = None
+    for contract in contracts:
+        try:
+            stack.enter_context(contract.open(state))
+        except StopTraining as stop:
+            reason = reason or stop.reason
+    return reason
 
 
-def _reads(hooks: list[Hook]) -> bool:
-    return any(getattr(hook, "reads_metrics", False) for hook in hooks)
+def _take_steps(
+    state: TrainState, run: Run, num_steps: int, hooks: Sequence[Contract]
+) -> tuple[str | None, Mapping[str, float]]:
+    """Runs to the last step and calls the hooks on the way.
+
+    Returns the reason where a hook stopped training, and the metrics that hooks were given last.
+    """
+    current, reason = int(state.step), None
+    metrics: Mapping[str, float] = {}
+    while current < num_steps and reason is None:
+        before = current
+        target = min([num_steps, *(hook.next_due(before) for hook in hooks)])
+        with tf.profiler.experimental.Trace("train", step_num=before, _r=1):  # for a profile; free without one
+            current += run(target - before)
+        last = current == num_steps
+        due = [hook for hook in hooks if hook.is_due(before, current) or (last and hook.at_last)]
+        if not due:
+            continue
+        metrics = _take_metrics(state, due)
+        reason = _call(due, state, metrics)
+        if reason is not None:
+            rest = [hook for hook in hooks if hook not in due and hook.at_last]
+            _call(rest, state, metrics if _any_reads(due) else _take_metrics(state, rest))
+    return reason, metrics
 
 
-def _take_metrics(state: TrainState, hooks: list[Hook]) -> Mapping[str, float]:
-    """The window's means; the window is cleared here, before any hook, so that a checkpoint holds the new one."""
+def _any_reads(hooks: Sequence[Contract]) -> bool:
+    return any(hook.reads for hook in hooks)
+
+
+def _take_metrics(state: TrainState, hooks: Sequence[Contract]) -> Mapping[str, float]:
+    """The window's means. The window is cleared before any hook is called, so that a checkpoint holds the new one."""
     metrics = state.window_means()
-    if _reads(hooks):
+    if _any_reads(hooks):
         state.clear_window()
     return metrics
 
 
-def _call(hooks: list[Hook], state: TrainState, metrics: Mapping[str, float]) -> bool:
-    """Calls the hooks in order; True if one of them asked to stop."""
-    stopped = False
+def _call(hooks: Sequence[Contract], state: TrainState, metrics: Mapping[str, float]) -> str | None:
+    """Calls the hooks in order. Returns the reason where one of them asked to stop."""
+    reason = None
     for hook in hooks:
         try:
-            hook(state, metrics)
-        except StopTraining:
-            stopped = True
-    return stopped
+            hook.call(state, metrics)
+        except StopTraining as stop:
+            reason = reason or stop.reason
+    return reason

@@ -1,4 +1,4 @@
-"""Mixed precision made visible: the loss scale, the steps that it skips, and an end to skipping."""
+"""Loss scaling in mixed precision: the scale, and the count of the updates that it skips."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class Skips(tf.Module):
     """The updates that were skipped because a gradient wasn't finite: int64 scalars.
 
     Attributes:
-      total: skipped in all.
-      in_row: skipped since the last one that wasn't; `longest` is the largest value that it had since `AbortOnSkips` looked.
-      told: the `total` that `AbortOnSkips` told of.
-      first: the first trainable variable with a non-finite gradient at the newest skip, by its place; -1 before any.
+      total: the number of skipped updates in all.
+      in_row: the number skipped since the last update that wasn't.
+      longest: the largest value of `in_row` since `AbortOnSkips` last looked.
+      told: the `total` that `AbortOnSkips` last reported.
+      first: the place of the first trainable variable with a non-finite gradient at the newest skip; -1 before any skip.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class Skips(tf.Module):
 
 
 def scaling_values(state: TrainState) -> dict[str, float]:
-    """`loss_scale` of a state whose optimizer scales the loss, and `skipped_steps` (in all) where skipping is counted."""
+    """What a record says of loss scaling: `loss_scale`, and `skipped_steps` in all, where the state has them."""
     values = {"loss_scale": float(state.optimizer.dynamic_scale)} if scales(state.optimizer) else {}
     if "skips" in state.extras:
         values["skipped_steps"] = float(state.extras["skips"].total)

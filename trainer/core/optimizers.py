@@ -16,8 +16,8 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
       peak: the rate after the warm-up.
-      warmup_steps: updates of warm-up; the update that follows them is the first at `peak`.
-      decay_steps: updates after the warm-up until the rate is 0; None keeps it constant.
+      warmup_steps: updates of warm-up. The update after them is the first at `peak`.
+      decay_steps: updates after the warm-up until the rate is 0. None keeps the rate constant.
     """
 
     def __init__(self, peak: float, warmup_steps: int = 0, decay_steps: int | None = None) -> None:
@@ -40,8 +40,8 @@ class Piecewise(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
       peak: the rate after the warm-up.
-      boundaries: updates before which the rate is still the former one, ascending.
-      factor: what each boundary multiplies the rate with.
+      boundaries: updates, ascending. From each of them on the rate is multiplied by the factor once more.
+      factor: what the rate is multiplied by at each boundary.
       warmup_steps: updates of warm-up.
     """
 
@@ -63,7 +63,7 @@ class Piecewise(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-#: Our own schedules by name, which Keras alone can't rebuild.
+#: The schedules of this package by name. Keras alone can't rebuild them.
 SCHEDULES = {"Warmup": Warmup, "Piecewise": Piecewise}
 
 
@@ -80,21 +80,21 @@ def make_schedule(
 
     Args:
       name: `constant`, `cosine` or `piecewise`.
-      total_steps: updates in all, warm-up included; only the cosine depends on it.
-      boundaries, factor: of `piecewise`: at each of these updates the rate is multiplied by the factor.
+      total_steps: updates in all, warm-up included. Only the cosine depends on it.
+      boundaries, factor: of `piecewise`. At each of these updates the rate is multiplied by the factor.
 
-    Raises ValueError for an unknown name, a warm-up that leaves no step for the cosine, boundaries that don't ascend or
-    that are missing.
+    Raises ValueError for an unknown name, for a warm-up that leaves no step for the cosine, and for boundaries that don't
+    ascend or are missing.
     """
     if name == "constant":
         return Warmup(learning_rate, warmup_steps) if warmup_steps else learning_rate
     if name == "cosine":
         if warmup_steps >= total_steps:
-            raise ValueError(f"--warmup_steps={warmup_steps} leaves no step of {total_steps} for the cosine")
+            raise ValueError(f"warmup_steps={warmup_steps} leaves no step of {total_steps} for the cosine")
         return Warmup(learning_rate, warmup_steps, total_steps - warmup_steps)
     if name == "piecewise":
         if not boundaries or list(boundaries) != sorted(set(boundaries)):
-            raise ValueError(f"--boundaries={','.join(map(str, boundaries))}: piecewise needs ascending updates")
+            raise ValueError(f"boundaries={','.join(map(str, boundaries))}: piecewise needs ascending updates")
         return Piecewise(learning_rate, boundaries, factor, warmup_steps)
     raise ValueError(f"unknown schedule {name!r}; choose constant, cosine or piecewise")
 
@@ -103,31 +103,33 @@ def make_optimizer(
     name: str,
     learning_rate: Any,
     *,
-    momentum: float = 0.9,
     weight_decay: float | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     ema_decay: float | None = None,
     precision: str = "float32",
     model: keras.Model | None = None,
+    **options: Any,
 ) -> keras.optimizers.Optimizer:
-    """An optimizer by name; under `mixed_float16` it is wrapped to scale the loss dynamically.
+    """An optimizer by name. Under `mixed_float16` it is wrapped to scale the loss dynamically.
 
     Args:
-      name: `adam`, `adamw` (Loshchilov and Hutter 2019) or `sgd`.
+      name: `adam`, `adamw` (Loshchilov and Hutter 2019) or `sgd` (with a momentum of 0.9).
       learning_rate: a number or a Keras schedule.
-      momentum: of `sgd`.
-      weight_decay: decoupled; None is 0.004 for `adamw` and none for the others. Given the `model`, biases and the scales
-        and offsets of normalisations (all variables of rank 1 and less) are left out.
+      weight_decay: decoupled. None is 0.004 for `adamw` and no decay for the others. Given the `model`, biases and the
+        scales and offsets of normalisations (all variables of rank 1 and less) are left out.
       clip_norm: the global L2 norm that gradients are scaled down to.
       clip_value: what each element of a gradient is cut to.
       ema_decay: keeps an exponential moving average of the weights with this decay (see `averaged_weights`).
+      options: further arguments of the Keras optimizer. `momentum` is for `sgd` alone, and ignored for the others.
 
-    Raises ValueError for an unknown name, or both ways of clipping.
+    Raises ValueError for an unknown name, for both ways of clipping, and for an argument that Keras doesn't know.
     """
     if clip_norm is not None and clip_value is not None:
-        raise ValueError(f"--clip_norm={clip_norm} and --clip_value={clip_value} exclude each other")
-    options: dict[str, Any] = {"global_clipnorm": clip_norm, "clipvalue": clip_value}
+        raise ValueError(f"clip_norm={clip_norm} and clip_value={clip_value} exclude each other; give one of them")
+    if name != "sgd":
+        options.pop("momentum", None)
+    options |= {"global_clipnorm": clip_norm, "clipvalue": clip_value}
     if ema_decay is not None:
         options |= {"use_ema": True, "ema_momentum": ema_decay}
     if name == "adamw" or weight_decay:
@@ -137,7 +139,7 @@ def make_optimizer(
     elif name == "adamw":
         optimizer = keras.optimizers.AdamW(learning_rate, **options)
     elif name == "sgd":
-        optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, **options)
+        optimizer = keras.optimizers.SGD(learning_rate, **{"momentum": 0.9, **options})
     else:
         raise ValueError(f"unknown optimizer {name!r}; choose adam, adamw or sgd")
     if model is not None and "weight_decay" in options:
@@ -147,9 +149,9 @@ def make_optimizer(
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """The model with the optimizer's moving average of its weights inside the block, and its own again after it.
+    """Gives the model the optimizer's moving average of its weights inside the block, and its own weights back afterwards.
 
-    Does nothing for an optimizer that keeps no average, or that has none yet, before its first update.
+    Does nothing for an optimizer that keeps no average, and before the first update, when there is no average yet.
     """
     if not inner_optimizer(optimizer).use_ema or int(optimizer.iterations) == 0:
         yield

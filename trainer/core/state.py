@@ -21,13 +21,14 @@ class TrainState:
     Attributes:
       model: a built Keras model.
       optimizer: a Keras optimizer, built on the model's trainable variables.
-      step: int64 scalar; the steps taken. It advances with every batch, also when the optimizer skips an update.
-      window: float64 `[M, 2]`; the total and the weight of each of `window_names` since metrics were last logged. Summed
-        step by step inside the compiled call, so that no call length and no checkpoint changes a logged number.
-      metrics: Keras metrics with a state of their own (AUC), over the same window; anything with `variables`, `result()`
-        and `reset_state()`.
-      extras: what a step adds (a second optimizer, an average of weights, a replay memory): variables, or trackable
-        objects with a list of `variables`.
+      step: int64 scalar, the number of steps taken. It advances with every batch, also when the optimizer skips an update.
+      window: float64 `[M, 2]`, the total and the weight of each of `window_names` since metrics were last logged. They are
+        summed step by step inside the compiled call. So neither the length of a call nor a checkpoint changes a logged
+        number.
+      metrics: Keras metrics that have a state, such as AUC, over the same window. Anything with `variables`, `result()` and
+        `reset_state()` will do.
+      extras: what a step adds, such as a second optimizer or a replay memory: variables, or trackable objects with a list
+        of `variables`.
     """
 
     model: keras.Model
@@ -48,9 +49,9 @@ class TrainState:
         metrics: Sequence[Any] = (),
         extras: dict[str, Any] | None = None,
     ) -> TrainState:
-        """A state at step 0. The optimizer is built here, before any trace can bake its variables in.
+        """A state at step 0. It builds the optimizer, because a trace must not create the optimizer's variables.
 
-        Raises ValueError for a model without weights, as an unbuilt one is.
+        Raises ValueError for a model that isn't built.
         """
         if not model.built:
             raise ValueError(f"model {model.name!r} is not built; call it once on a batch, or build it")
@@ -67,13 +68,13 @@ class TrainState:
 
     @property
     def seeds(self) -> list[tf.Variable]:
-        """States of the models' seed generators (dropout and its kin), which `tf.train.Checkpoint` misses."""
+        """The states of the models' seed generators (of dropout, for example), which `tf.train.Checkpoint` misses."""
         models = [self.model, *(extra for extra in self.extras.values() if isinstance(extra, keras.Model))]
         weights = {id(variable) for model in models for variable in model.weights}
         return [variable.value for model in models for variable in model.variables if id(variable) not in weights]
 
     def trackables(self) -> dict[str, Any]:
-        """What a checkpoint holds, by the names that `tf.train.Checkpoint(**trackables)` gives it."""
+        """What a checkpoint holds, by name: the arguments of `tf.train.Checkpoint(**trackables)`."""
         return {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -85,7 +86,7 @@ class TrainState:
         }
 
     def open_window(self, names: tuple[str, ...]) -> None:
-        """Names the rows of the window. A restored window keeps its sums, unless it has another number of metrics."""
+        """Names the rows of the window. A restored window keeps its sums, unless its number of metrics differs."""
         self.window_names = names
         if int(tf.shape(self.window)[0]) != len(names):
             self._clear_sums()
@@ -100,7 +101,7 @@ class TrainState:
         for metric in self.metrics:
             result = metric.result()
             results |= result if isinstance(result, dict) else {metric.name: result}
-        # A result may be a variable of the metric's, which training changes.
+        # A result may be a variable of the metric, which training changes.
         return {name: tf.convert_to_tensor(value) for name, value in results.items()}
 
     def clear_window(self) -> None:
@@ -110,12 +111,14 @@ class TrainState:
             metric.reset_state()
 
     def _clear_sums(self) -> None:
-        if self._empty.shape[0] != len(self.window_names):  # made once: making it takes longer than assigning it
+        if self._empty.shape[0] != len(
+            self.window_names
+        ):  # made once, because making it takes longer than assigning it
             self._empty = tf.zeros([len(self.window_names), 2], tf.float64)
         self.window.assign(self._empty, read_value=False)
 
     def variables(self) -> dict[str, Any]:
-        """Every variable of the state by a readable name: what two runs must agree on to be equal to the bit."""
+        """Every variable of the state by a readable name. Two runs are equal to the bit if all of these are."""
         named: dict[str, Any] = {}
         for v in self.model.weights:
             name = f"model/{v.path}"
@@ -150,12 +153,12 @@ class TrainState:
 
 
 class WindowMeans(Mapping[str, float]):
-    """Means of a window, worked out when the first is asked for: training doesn't wait for what nobody reads.
+    """Means of a window. They are worked out when the first one is read, so training doesn't wait for unread numbers.
 
     Args:
-      names: of the metrics that are summed.
-      window: float64 `[M, 2]`, the total and the weight of each; without a weight the mean is NaN.
-      results: those of Keras metrics, scalars.
+      names: the names of the metrics that are summed.
+      window: float64 `[M, 2]`, the total and the weight of each. Without a weight the mean is NaN.
+      results: the results of Keras metrics, scalars.
     """
 
     def __init__(self, names: Sequence[str], window: tf.Tensor, results: Mapping[str, Any]) -> None:
@@ -164,7 +167,7 @@ class WindowMeans(Mapping[str, float]):
 
     @functools.cached_property
     def _means(self) -> dict[str, float]:
-        # Divided here: a call of TensorFlow takes longer than all of it.
+        # Divided in Python: one call of TensorFlow takes longer than all of it.
         means = [total / weight if weight else math.nan for total, weight in self._window.numpy().tolist()]
         results = {name: float(value) for name, value in self._results.items()}
         return dict(zip(self._names, means, strict=True)) | results

@@ -9,15 +9,14 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from loopwright.trainer.core.feed import Batch
 from loopwright.trainer.core.loss_scaling import Skips, scales
 from loopwright.trainer.core.objective import Metric, Objective
 from loopwright.trainer.core.state import TrainState
 
-Batch = dict[str, tf.Tensor]
-
 
 class Step(Protocol):
-    """Any function of a state and a batch that changes the state's variables and gives metrics will do."""
+    """Any function of a state and a batch that changes the state's variables and returns metrics is a step."""
 
     def __call__(self, state: TrainState, batch: Batch) -> dict[str, Metric]: ...
 
@@ -34,19 +33,20 @@ class Accumulated(tf.Module):
 class GradientStep:
     """The GradientTape step: loss, gradients, one update of the optimizer.
 
-    Loss scaling is always asked for; an optimizer that doesn't scale returns the loss as it is. One that does skips an
-    update whose gradients aren't finite; metrics that aren't count for nothing, and moving statistics that a batch would
-    leave so are put back. Clipping, weight decay and averages of weights belong to the optimizer (`make_optimizer`).
+    The step always asks the optimizer to scale the loss. An optimizer without loss scaling returns the loss as it is. One
+    with loss scaling skips an update whose gradients aren't finite. Metrics that aren't finite count for nothing then, and
+    moving statistics that would become infinite or NaN are put back. Clipping, weight decay and averages of weights belong
+    to the optimizer (`make_optimizer`).
 
     Args:
       objective: gives the loss and the metrics.
-      accumulation: batches whose mean gradient makes one update. Schedule and averages advance with the update, at every
-        step whose number it divides.
-      norms: adds `gradient_norm` (before clipping), `parameter_norm` (before the update) and `update_norm` to the metrics:
-        global L2 norms, a number an update. It costs a copy of the variables.
+      accumulation: the number of batches whose mean gradient makes one update. Schedule and averages advance with the
+        update, at every step that is a multiple of this number.
+      norms: adds `gradient_norm` (before clipping), `parameter_norm` (before the update) and `update_norm` to the metrics.
+        They are global L2 norms, one number an update, and cost a copy of the variables.
       scale_floor: the loss scale of a `LossScaleOptimizer` never falls below this.
-      skip_nonfinite: leaves out, inside the compiled step, an update whose gradients aren't finite (with accumulation, that
-        of all its batches), and what a batch with such gradients did to moving statistics. The step count goes on.
+      skip_nonfinite: leaves out an update whose gradients aren't finite, inside the compiled step, and what the batch did to
+        moving statistics. With accumulation, the whole update of several batches is left out. The step count goes on.
     """
 
     objective: Objective
@@ -77,7 +77,7 @@ class GradientStep:
             outputs = self.objective(state.model, batch, training=True)
             scaled = state.optimizer.scale_loss(outputs.loss)
         gradients = tape.gradient(scaled, state.model.trainable_variables)
-        # Gradients that overflow by the loss scale alone say nothing against the statistics, and `fit` keeps them.
+        # Gradients that overflow only because of the loss scale say nothing against the statistics, and `fit` keeps those.
         seen = statistics if scaling else gradients
         finite = tf.reduce_all(_are_finite(seen)) if statistics else True
         for variable, value in zip(statistics, kept, strict=True):
@@ -86,8 +86,10 @@ class GradientStep:
         return _finite(metrics) if guarded else metrics
 
     def _update(self, state: TrainState, gradients: list[Any]) -> dict[str, Metric]:
-        """One update of the optimizer, or none where that skips it; gives the norms where they are asked for."""
-        if not self.skip_nonfinite or scales(state.optimizer):  # which must see such gradients, and skips by itself
+        """One update of the optimizer, or none where it is skipped. Returns the norms where they are asked for."""
+        if not self.skip_nonfinite or scales(
+            state.optimizer
+        ):  # loss scaling must see such gradients, and skips by itself
             return self._apply(state, gradients)
         each = _are_finite(gradients)
         state.extras["skips"].count(each)
@@ -103,7 +105,7 @@ class GradientStep:
         return _norms(gradients, scale, variables, before) if self.norms else {}
 
     def _accumulate(self, state: TrainState, gradients: list[Any]) -> dict[str, Metric]:
-        """Adds to the sums, and updates with their mean where it is time."""
+        """Adds to the sums, and updates with their mean at the last batch of an update."""
         if "accumulated" not in state.extras:
             raise ValueError("accumulation needs sums in the state; make it with extras=step.extras(model, optimizer)")
         sums = state.extras["accumulated"].sums
@@ -123,7 +125,7 @@ class GradientStep:
         return tf.cond((state.step + 1) % self.accumulation == 0, update, self._no_norms)
 
     def _no_norms(self) -> dict[str, Metric]:
-        """What a step without an update adds to the metrics: norms of no weight, where they are asked for."""
+        """What a step without an update adds to the metrics: norms without a weight, where norms are asked for."""
         return {name: (tf.constant(0.0), tf.constant(0.0)) for name in (_NORMS if self.norms else ())}
 
     def _count_skips(self, state: TrainState, gradients: list[Any]) -> None:
@@ -142,19 +144,19 @@ def gradient_step(
     scale_floor: float = 1.0,
     skip_nonfinite: bool = False,
 ) -> GradientStep:
-    """The default step; see `GradientStep` for what the arguments mean."""
+    """The default step. `GradientStep` says what the arguments mean."""
     return GradientStep(objective, accumulation, norms, scale_floor, skip_nonfinite)
 
 
 def _are_finite(gradients: list[Any]) -> tf.Tensor:
-    """Whether each gradient is finite, bool `[V]`; one that isn't there is."""
+    """Whether each gradient is finite, bool `[V]`. A missing gradient counts as finite."""
     return tf.stack(
         [tf.constant(True) if g is None else tf.reduce_all(tf.math.is_finite(_values(g))) for g in gradients]
     )
 
 
 def _finite(metrics: dict[str, Metric]) -> dict[str, Metric]:
-    """The metrics, total and weight 0 where a total is infinite or NaN."""
+    """The metrics, with total and weight 0 in place of a total that is infinite or NaN."""
 
     def kept(total: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.math.is_finite(total), part, tf.zeros_like(part))
@@ -163,7 +165,7 @@ def _finite(metrics: dict[str, Metric]) -> dict[str, Metric]:
 
 
 def _values(gradient: Any) -> tf.Tensor:
-    """The values of a gradient, of a sparse one too."""
+    """The values of a dense or sparse gradient."""
     return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
@@ -171,7 +173,7 @@ _NORMS = ("gradient_norm", "parameter_norm", "update_norm")
 
 
 def _norms(gradients: list[Any], scale: tf.Tensor, variables: list[Any], before: list[tf.Tensor]) -> dict[str, Metric]:
-    """The global norms around an update: of what came to the optimizer, of what was there, and of how far it moved."""
+    """The global norms of the gradients, of the variables before an update, and of the update."""
     vectors = (
         [tf.convert_to_tensor(gradient) / scale for gradient in gradients if gradient is not None],
         before,

@@ -1,1 +1,1 @@
-"""Models as files: `.h5` that training goes on from, the other formats, and reading foreign files safely."""
+"""Models as files: the `.h5` from which training goes on, the other formats, and the safe reading of model files."""

@@ -1,4 +1,4 @@
-"""Exports in every format, each loaded again by a new process and compared with the live model before it gets its name."""
+"""Exports in every format. A new process loads each export and compares it with the live model before it gets its name."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from loopwright.trainer.export import open_export
 from loopwright.trainer.export.functional import functional_twin
 from loopwright.trainer.export.h5_writer import export_h5
 
-#: Formats by name, and what each is called in the folder.
+#: The formats, and the name of each one's file or folder.
 FORMATS = {"h5": "model.h5", "keras": "model.keras", "saved_model": "saved_model", "litert": "model.tflite"}
 MANIFEST = "manifest.json"
 
-_EXACT = ("h5", "keras")  # the same kernels run on the same numbers
+_EXACT = ("h5", "keras")  # they run the same kernels on the same numbers
 _TOLERANCE = {"float32": 1e-5, "mixed": 5e-2}
 
 
@@ -41,12 +41,12 @@ class Export:
     """What is exported, and how it is served.
 
     Attributes:
-      state: the model and the optimizer; where that averages weights, the averages are exported.
-      samples: real inputs `[N, ...]` float32, on which exports are compared.
-      input_name, output_name: of the SavedModel's `serving_default`.
-      class_names: an asset of the SavedModel, and in the manifest.
+      state: the model and the optimizer. If the optimizer averages weights, the averages are exported.
+      samples: real inputs `[N, ...]` float32, on which the exports are compared.
+      input_name, output_name: the names in the SavedModel's signature `serving_default`.
+      class_names: stored in the manifest, and as an asset of the SavedModel.
       include_preprocessing: SavedModel and LiteRT take uint8 images and scale them.
-      loss, metrics, facts: for `export_h5`.
+      loss, metrics, facts: passed to `export_h5`.
     """
 
     state: TrainState
@@ -65,16 +65,16 @@ class Export:
 
     @property
     def images(self) -> np.ndarray:
-        """The samples as uint8, before they were scaled."""
+        """The samples as uint8, as they were before scaling."""
         return np.rint(self.samples * 255).astype(np.uint8)
 
 
 def export_all(export: Export, folder: str | os.PathLike[str], formats: Sequence[str]) -> dict[str, Any]:
-    """Writes the formats into `folder`, and the manifest, which is returned, when every one of them is proved.
+    """Writes the formats into `folder`, checks all of them, writes the manifest and returns it.
 
-    What was there before stays whole until then, whatever happens.
+    Older exports stay whole until every new export has passed its check.
 
-    Raises TrainingError for a format that can't be written, loaded again, or that gives other outputs than the live model.
+    Raises TrainingError for a format that can't be written or loaded again, or whose outputs differ from the live model's.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +91,10 @@ def _export_all(export: Export, folder: pathlib.Path, formats: Sequence[str]) ->
             _write(export, name, staging / FORMATS[name])
         differences = _compare(export, staging, formats)
         for name in formats:
-            atomic.put_in_place(staging / FORMATS[name], folder / FORMATS[name])
+            atomic.move_into_place(staging / FORMATS[name], folder / FORMATS[name])
     finally:
-        shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps what is left
-    manifest = read_manifest(folder) | {"schema": atomic.SCHEMA}
+        shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps any rest
+    manifest = read_exports_manifest(folder) | {"schema": atomic.SCHEMA}
     for name in formats:
         manifest["files"][FORMATS[name]] = {
             "format": name,
@@ -132,7 +132,7 @@ def _write(export: Export, name: str, path: pathlib.Path) -> None:
 
 
 class _Served(tf.Module):
-    """The model behind one named input and one named output, for a batch of any size."""
+    """The model with one named input and one named output, for a batch of any size."""
 
     def __init__(self, export: Export, scratch: pathlib.Path) -> None:
         super().__init__()
@@ -154,7 +154,10 @@ class _Served(tf.Module):
 
 @contextlib.contextmanager
 def _computing_in_float32(model: keras.Model) -> Iterator[None]:
-    """A model without mixed precision inside the block: LiteRT has no convolutions in half of it. Variables are float32."""
+    """Inside the block, the model computes in float32, because LiteRT has no convolutions in half precision.
+
+    The variables are float32 under mixed precision, too.
+    """
     policies = [(layer, layer.dtype_policy) for layer in model._flatten_layers(include_self=True)]
     for layer, _ in policies:
         layer.dtype_policy = "float32"
@@ -176,12 +179,12 @@ def _write_litert(served: _Served, path: pathlib.Path) -> None:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([served.serve.get_concrete_function()], served)
     try:
         path.write_bytes(converter.convert())
-    except Exception as error:  # the converter raises its own, of many kinds
+    except Exception as error:  # the converter raises many kinds of errors
         raise TrainingError(f"format litert: the model can't be converted ({first_line(error)})") from error
 
 
 def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> dict[str, float]:
-    """The largest difference of each format's outputs in a new process from those of the live model."""
+    """The largest difference between each format's outputs in a new process and the live model's outputs."""
     np.save(staging / "samples.npy", export.samples)
     np.save(staging / "images.npy", export.images if export.include_preprocessing else export.samples)
     request = {FORMATS[name]: "images.npy" if _raw(export, name) else "samples.npy" for name in formats}
@@ -194,7 +197,7 @@ def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> d
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise TrainingError(f"an export can't be loaded again, so nothing is replaced: {said[-1]}")
+        raise TrainingError(f"an export can't be loaded again, so no file is replaced: {said[-1]}")
     differences = {}
     for name in formats:
         with np.load(staging / f"{FORMATS[name]}.outputs.npz") as found:
@@ -206,8 +209,8 @@ def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> d
         allowed = 0.0 if name in _EXACT else largest * _TOLERANCE["mixed" if mixed else "float32"]
         if not differences[name] <= allowed:
             raise TrainingError(
-                f"format {name}: its outputs differ by {differences[name]:.3g} from those of the live model (allowed: "
-                f"{allowed:.3g}), so nothing is replaced"
+                f"format {name}: its outputs differ by {differences[name]:.3g} from the live model's outputs, and at most "
+                f"{allowed:.3g} is allowed, so no file is replaced"
             )
     return differences
 
@@ -220,8 +223,8 @@ def _raw(export: Export, name: str) -> bool:
     return export.include_preprocessing and name not in _EXACT
 
 
-def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest so far, without what is no longer there."""
+def read_exports_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest of an exports folder so far, without entries whose files are gone. It is empty if it can't be read."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         manifest["files"] = {name: entry for name, entry in manifest["files"].items() if (folder / name).exists()}
@@ -230,15 +233,15 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def forget(folder: pathlib.Path, name: str) -> None:
-    """Takes a file that was replaced, unchecked, out of the manifest."""
-    manifest = read_manifest(folder)
+def forget_export(folder: pathlib.Path, name: str) -> None:
+    """Removes a file's entry from the manifest, because a new, unchecked file took its place."""
+    manifest = read_exports_manifest(folder)
     if manifest["files"].pop(name, None) is not None:
         atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _fingerprint(path: pathlib.Path) -> dict[str, Any]:
-    """Bytes and SHA-256 of a file, or of a folder's files one after the other, with their names."""
+    """The bytes and SHA-256 of a file, or of all files in a folder in order, with their names."""
     files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:

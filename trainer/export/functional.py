@@ -1,4 +1,4 @@
-"""A model in the form that Keras can write to a file: Functional or Sequential, over the same variables."""
+"""Rewrites a model in the form that Keras can write to a file: Functional or Sequential, over the same variables."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import keras
 from loopwright.trainer.base.errors import TrainingError, first_line
 
 
-class RawOperations(TrainingError):
-    """A subclassed model whose `call` Keras can't trace or rebuild: only its weights can be written."""
+class NotRebuildable(TrainingError):
+    """A subclassed model whose `call` Keras can't trace or rebuild. Only its weights can be written."""
 
     @classmethod
-    def of(cls, model: keras.Model, error: Exception) -> RawOperations:
-        """The error that says so."""
+    def of(cls, model: keras.Model, error: Exception) -> NotRebuildable:
+        """The error for a model, with the reason that Keras gave."""
         return cls(
-            f"model {model.name!r} can't be written as .h5: its call isn't made of what Keras can rebuild "
-            f"({first_line(error)}); export_weights writes its weights"
+            f"model {model.name!r} can't be written as .h5, because Keras can't rebuild its call "
+            f"({first_line(error)}); trainer.export_weights writes its weights"
         )
 
 
 def functional_twin(model: keras.Model, input_shape: Any = None) -> keras.Model:
-    """The model itself if it is Functional or Sequential; else a Functional model over the same layers and variables.
+    """The model itself if it is Functional or Sequential; otherwise a Functional model over the same layers and variables.
 
     Args:
-      input_shape: of one sample, without the batch; by name where there are several inputs; None takes the shape that the
-        model was built with.
+      input_shape: the shape of one sample, without the batch; a dict of shapes by name for several inputs. None means the
+        shape that the model was built with.
 
-    Raises RawOperations where `call` uses operations that Keras can't trace, and where a weight is out of its reach: one
-    that only training uses, or that belongs to no layer.
+    Raises NotRebuildable if `call` uses operations that Keras can't trace, or doesn't reach a weight: one that only
+    training uses, or one that belongs to no layer.
     """
     if type(model).__module__.startswith("keras."):
         return model
@@ -41,32 +41,33 @@ def functional_twin(model: keras.Model, input_shape: Any = None) -> keras.Model:
     try:
         twin = keras.Model(inputs, model.call(inputs, **options), name=model.name)
     except (ValueError, TypeError, AttributeError) as error:
-        raise RawOperations.of(model, error) from error
+        raise NotRebuildable.of(model, error) from error
     reached = {id(variable) for variable in twin.weights}
     for variable in model.weights:
         if id(variable) not in reached:
-            raise RawOperations.of(model, ValueError(f"no layer that gives the outputs holds {variable.path}"))
+            raise NotRebuildable.of(model, ValueError(f"no layer of its outputs holds {variable.path}"))
     return twin
 
 
-def own_classes(model: keras.Model) -> dict[str, type]:
-    """The classes of a model's layers that aren't Keras's, by the names under which Keras looks for them."""
+def custom_classes(model: keras.Model) -> dict[str, type]:
+    """The classes of a model's layers that don't come from Keras, by the names under which Keras looks them up."""
     kinds = {type(layer) for layer in model._flatten_layers(include_self=False)}
     foreign = [kind for kind in kinds if not kind.__module__.startswith("keras.")]
     return {keras.saving.get_registered_name(kind): kind for kind in foreign}
 
 
 def frozen_variables(model: keras.Model) -> list[keras.Variable]:
-    """Variables that were frozen one by one: their layers were created with them, and are, trainable."""
+    """Variables that were frozen one by one: their layers are trainable, and created them as trainable variables."""
     layers = model._flatten_layers(include_self=True)
     return [v for layer in layers if layer.trainable for v in layer._trainable_variables if not v.trainable]
 
 
 @contextlib.contextmanager
 def thawed(model: keras.Model) -> Iterator[None]:
-    """The model with such variables trainable inside the block, as they are in a model that a file is loaded into.
+    """Inside the block, the frozen variables of the model are trainable.
 
-    Keras's HDF5 files hold each layer's trainable weights before the others, so they'd change places else.
+    Keras's HDF5 files store each layer's trainable weights first. A file is loaded into a model whose variables are all
+    trainable, so the order in the file must be that of such a model.
     """
     frozen = frozen_variables(model)
     for variable in frozen:

@@ -1,8 +1,8 @@
-"""The `.h5` that trains on: Keras's own layout, and beside it a group of ours with all that training needs.
+"""An `.h5` from which training goes on: Keras's own layout, and one more group with everything else that training needs.
 
-Plain Keras reads architecture, weights and `training_config`. The group `loopwright` holds the optimizer's variables, the
-step, the states of the seed generators, and what Keras doesn't write down. Slots lie under the place of their variable
-among the model's weights, so that neither names nor the order in which an optimizer was built matter.
+Plain Keras reads the architecture, the weights and `training_config`. The group `loopwright` holds the optimizer's
+variables, the step, the states of the seed generators, and other facts that Keras doesn't write. Each slot is stored under
+the place of its variable among the model's weights. So neither names nor the order in which an optimizer was built matter.
 
     state = load_h5("model.h5")
     state.model.fit(...)          # or train(state, feed, step, ...)
@@ -31,10 +31,10 @@ from loopwright.trainer.export.functional import frozen_variables, functional_tw
 GROUP = "loopwright"
 SCHEMA = 1
 
-#: What may be missing, in the file or in the state: it begins afresh then.
+#: Variables that may be missing in the file or in the state. They keep their initial values then.
 _OPTIONAL = ("metrics/", "extras/")
 
-#: Optimizers of Keras's that its `deserialize` doesn't know.
+#: Keras's own optimizers that its `deserialize` doesn't know.
 _UNLISTED = {"Lamb": keras.optimizers.Lamb}
 
 Arrays = dict[str, np.ndarray]
@@ -47,16 +47,17 @@ def load_h5(
     extras: Callable[[keras.Model, keras.optimizers.Optimizer], dict[str, Any]] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """The state in a file of `export_h5`: model, optimizer, step and seeds, to go on from the exact point.
+    """The state in a file of `export_h5`: model, optimizer, step and seeds. Training goes on from the exact point.
 
-    `state.model` is compiled where the file says with which loss, and `fit` goes on with it. Where the optimizer averages
-    weights, the model has the trained ones, and the averages are the optimizer's.
+    If the file names a loss, `state.model` is compiled and `fit` goes on with it. If the optimizer averages weights, the
+    model gets the trained weights, and the optimizer gets the averages.
 
     Args:
-      metrics, extras: as for `TrainState.create` and of the step (`extras=step.extras`); what isn't given begins afresh.
-      custom_objects: classes by name that aren't Keras's or ours, such as a learning rate schedule.
+      metrics: as for `TrainState.create`. Metrics that aren't given are not restored.
+      extras: the step's `extras` function (`extras=step.extras`). Extras that aren't given are not restored.
+      custom_objects: classes by name that come neither from Keras nor from this package, such as a learning rate schedule.
 
-    Raises TrainingError for a file without our group (`repair_h5` reads what `model.save` wrote), and for a damaged one.
+    Raises TrainingError for a damaged file, and for a file that `model.save` wrote, which `repair_h5` reads.
     """
     model = safe_load.load_model(path, custom_objects=custom_objects, compile=True)
     facts, arrays = read_group(path)
@@ -74,11 +75,12 @@ def load_h5(
 
 
 def restore_h5(path: str | os.PathLike[str], state: TrainState, input_shape: Any = None) -> dict[str, Any]:
-    """Restores a file of `export_h5` into a state that was built like the saved one; returns the facts in the file.
+    """Restores a file of `export_h5` into a state that was built like the saved one.
 
-    Raises TrainingError for a file that doesn't fit, or is damaged.
+    Returns what the file says about the saved state, such as `step` and `facts`. Raises TrainingError for a file that is
+    damaged or doesn't fit.
     """
-    safe_load.check(path)
+    safe_load.check_file(path)
     facts, arrays = read_group(path)
     twin = functional_twin(state.model, input_shape)
     try:
@@ -91,26 +93,26 @@ def restore_h5(path: str | os.PathLike[str], state: TrainState, input_shape: Any
 
 
 def repair_h5(path: str | os.PathLike[str]) -> TrainState:
-    """The state in an `.h5` that plain `model.save` wrote, with the optimizer that plain Keras loses.
+    """The state in an `.h5` that plain `model.save` wrote, with the optimizer's variables, which plain Keras loses.
 
-    The step is the optimizer's count of updates. Seeds aren't in such a file and begin afresh, nor is what was left out
-    of weight decay.
+    The step is the optimizer's count of updates. Such a file holds neither the states of seed generators, which begin
+    again, nor which variables are left out of weight decay.
 
-    Raises TrainingError for a file that holds no optimizer, or one that doesn't fit the model.
+    Raises TrainingError for a file without an optimizer, or with an optimizer that doesn't fit the model.
     """
-    safe_load.check(path)
+    safe_load.check_file(path)
     with h5py.File(path, "r") as file:
-        names, arrays = _kerass_slots(path, file)
+        names, arrays = _keras_slots(path, file)
         config = json.loads(file.attrs["training_config"])["optimizer_config"]
     model = safe_load.load_model(path, custom_objects=_UNLISTED, compile=True)
-    # The loaded one was built for no variables at all, so it is of no use.
+    # The optimizer of the loaded model was built for no variables at all, so a new one takes its place.
     optimizer = keras.optimizers.deserialize(config, custom_objects=_UNLISTED)
     optimizer.build(model.trainable_variables)
     variables = optimizer.variables
     shapes = [tuple(array.shape) for array in arrays]
     if shapes != [tuple(variable.shape) for variable in variables]:
         raise TrainingError(
-            f"{path}: its optimizer has {len(arrays)} variables ({names[0]} …) that don't fit the {len(variables)} of a "
+            f"{path}: its {len(arrays)} optimizer variables ({names[0]} …) don't fit the {len(variables)} variables of "
             f"{type(optimizer).__name__} for this model"
         )
     for variable, array in zip(variables, arrays, strict=True):
@@ -127,28 +129,28 @@ def write_group(
     twin: keras.Model,
     facts: Mapping[str, Any],
     *,
-    own: Arrays,
+    trained: Arrays,
     step: int | None = None,
 ) -> None:
-    """Adds our group to a file that Keras wrote.
+    """Adds the group `loopwright` to a file that Keras wrote.
 
     Args:
-      facts: of the run, as JSON takes them; `load_h5` doesn't need them.
-      own: the trained weights by name, where those that Keras wrote are their averages.
-      step: stands in the file in place of the state's.
+      facts: about the run, in types that JSON can hold. `load_h5` doesn't need them.
+      trained: the trained weights by name, if Keras wrote their averages.
+      step: written in place of the state's step.
     """
     place = {id(variable): number for number, variable in enumerate(twin.weights)}
     inner = inner_optimizer(state.optimizer)
-    arrays = {name: np.array(variable) for name, variable in _variables(state, twin).items()} | own
+    arrays = {name: np.array(variable) for name, variable in _variables(state, twin).items()} | trained
     if step is not None:
         arrays["step"] = np.array(step, arrays["step"].dtype)
     schedule = inner._learning_rate
-    ours = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not is_kerass(schedule)
+    unknown = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not is_from_keras(schedule)
     record = {
         "schema": SCHEMA,
         "step": int(arrays["step"]),
         "optimizer": optimizer_config(state.optimizer),
-        "schedule": {"class_name": type(schedule).__name__, "config": schedule.get_config()} if ours else None,
+        "schedule": {"class_name": type(schedule).__name__, "config": schedule.get_config()} if unknown else None,
         "frozen": [place[id(v)] for v in frozen_variables(twin)],
         "no_weight_decay": [place[id(v)] for v in inner._trainable_variables if not inner._use_weight_decay(v)],
         "facts": dict(facts),
@@ -162,11 +164,13 @@ def write_group(
 
 
 def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
-    """What `write_group` wrote, every array checked against its hash. Raises TrainingError."""
+    """The record and the arrays that `write_group` wrote. Raises TrainingError if an array doesn't match its hash."""
     try:
         with h5py.File(path, "r") as file:
             if GROUP not in file:
-                raise TrainingError(f"{path} holds no state of training; trainer.repair_h5 reads what model.save wrote")
+                raise TrainingError(
+                    f"{path} holds no training state; if model.save wrote it, trainer.repair_h5 reads it"
+                )
             record = json.loads(file[GROUP].attrs["state"])
             if record["schema"] != SCHEMA:
                 raise TrainingError(f"{path} has schema {record['schema']!r}; this version reads {SCHEMA}")
@@ -180,8 +184,8 @@ def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
 
 
 @contextlib.contextmanager
-def full_disk_is_told(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raises OSError for what HDF5 can't write, of which it says no more than a number in its message."""
+def naming_disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises a proper OSError if HDF5 can't write. HDF5's own error has the error number only in its message."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -193,16 +197,16 @@ def full_disk_is_told(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The facts about the run that `export_h5` was given. The file is checked first. Raises TrainingError."""
-    safe_load.check(path)
+    """The facts about the run that were passed to `export_h5`. Raises TrainingError for an unsafe or damaged file."""
+    safe_load.check_file(path)
     return read_group(path)[0]["facts"]
 
 
-def slots(optimizer: keras.optimizers.Optimizer, place: Mapping[int, int]) -> dict[str, keras.Variable]:
-    """The optimizer's variables by attribute, and those that go with a variable of the model by its place, too.
+def optimizer_slots(optimizer: keras.optimizers.Optimizer, place: Mapping[int, int]) -> dict[str, keras.Variable]:
+    """The optimizer's variables by name: `attribute`, or `attribute/place` for the slot of a variable of the model.
 
-    `place` is from the id of a variable to its number among the model's weights. Raises TrainingError for an optimizer
-    that keeps variables in other ways.
+    `place` maps the id of a variable to its number among the model's weights. Raises TrainingError for an optimizer that
+    keeps variables in any other way.
     """
     named: dict[str, keras.Variable] = {}
     trained = optimizer._trainable_variables
@@ -217,35 +221,35 @@ def slots(optimizer: keras.optimizers.Optimizer, place: Mapping[int, int]) -> di
     missing = [variable.path for variable in optimizer._variables if id(variable) not in known]
     if missing:
         raise TrainingError(
-            f"the optimizer {type(optimizer).__name__} keeps variables ({missing[0]} …) neither one for each of the "
-            "model's nor alone, so they can't be written to .h5; a checkpoint can hold them"
+            f"the variables of the optimizer {type(optimizer).__name__} ({missing[0]} …) can't be written to .h5: they are "
+            "neither single nor one for each variable of the model; save a checkpoint, which can hold them"
         )
     if inner_optimizer(optimizer) is not optimizer:
-        inner = slots(optimizer.inner_optimizer, place)
+        inner = optimizer_slots(optimizer.inner_optimizer, place)
         named |= {f"inner_optimizer/{name}": variable for name, variable in inner.items()}
     return named
 
 
 def optimizer_config(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """The optimizer as Keras rebuilds it alone: a schedule that it doesn't know stands there as a number."""
+    """The optimizer's configuration for plain Keras. A schedule that Keras doesn't know is replaced by a number."""
     config = keras.optimizers.serialize(optimizer)
     inner = config["config"].get("inner_optimizer", config)
     schedule = inner_optimizer(optimizer)._learning_rate
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not is_kerass(schedule):
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not is_from_keras(schedule):
         rate = getattr(schedule, "peak", None)
         inner["config"]["learning_rate"] = float(inner_optimizer(optimizer).learning_rate if rate is None else rate)
     return config
 
 
-def is_kerass(thing: Any) -> bool:
-    """Whether an object is of a class of Keras itself, which every Keras can rebuild."""
+def is_from_keras(thing: Any) -> bool:
+    """Whether the class of an object belongs to Keras itself, so that every Keras can rebuild it."""
     return type(thing).__module__.partition(".")[0] == "keras"
 
 
 def _variables(state: TrainState, twin: keras.Model) -> dict[str, Any]:
-    """Every variable of the state but the model's weights, by its name in the file."""
+    """All variables of the state except the model's weights, by their names in the file."""
     place = {id(variable): number for number, variable in enumerate(twin.weights)}
-    named: dict[str, Any] = {f"optimizer/{name}": v for name, v in slots(state.optimizer, place).items()}
+    named: dict[str, Any] = {f"optimizer/{name}": v for name, v in optimizer_slots(state.optimizer, place).items()}
     weights = {id(variable) for variable in twin.weights}
     seeds = [variable for variable in twin.variables if id(variable) not in weights]
     named |= {f"seeds/{number}": variable for number, variable in enumerate(seeds)}
@@ -256,7 +260,7 @@ def _variables(state: TrainState, twin: keras.Model) -> dict[str, Any]:
 def _assign(
     path: str | os.PathLike[str], state: TrainState, twin: keras.Model, facts: Mapping[str, Any], arrays: Arrays
 ) -> None:
-    """Puts the arrays of a file into a state whose model has the weights that Keras wrote."""
+    """Assigns the arrays of a file to a state whose model already has the file's weights."""
     if [_sha256(np.array(variable)) for variable in twin.weights] != facts["weights_sha256"]:
         raise TrainingError(f"{path} is damaged: its weights don't match their SHA-256")
     variables = _variables(state, twin) | {f"trained/{i}": v for i, v in enumerate(twin.weights)}
@@ -264,8 +268,8 @@ def _assign(
     missing = sorted(needed - set(arrays))
     unknown = sorted(name for name in set(arrays) - set(variables) if not name.startswith(_OPTIONAL))
     if missing or unknown:
-        name, where = (missing[0], "lacks") if missing else (unknown[0], "has more than the state:")
-        raise TrainingError(f"{path} doesn't fit this model and optimizer: it {where} {name}")
+        problem = f"it lacks {missing[0]}" if missing else f"the state has no {unknown[0]}"
+        raise TrainingError(f"{path} doesn't fit this model and optimizer: {problem}")
     for name in sorted(set(arrays) & set(variables)):
         if name != "window" and tuple(variables[name].shape) != arrays[name].shape:
             raise TrainingError(
@@ -277,7 +281,7 @@ def _assign(
 def _optimizer(
     model: keras.Model, facts: Mapping[str, Any], custom_objects: dict[str, Any]
 ) -> keras.optimizers.Optimizer:
-    """The unbuilt optimizer of the file, which is the model's own where that is compiled."""
+    """The unbuilt optimizer of the file. A compiled model has it already."""
     if not model.compiled:
         model.optimizer = keras.optimizers.deserialize(facts["optimizer"], custom_objects=_UNLISTED | custom_objects)
     optimizer = model.optimizer
@@ -286,17 +290,17 @@ def _optimizer(
         schedules = {**SCHEDULES, **custom_objects}
         if saved["class_name"] not in schedules:
             raise TrainingError(
-                f"the learning rate schedule {saved['class_name']} is not known; give "
+                f"the learning rate schedule {saved['class_name']} is unknown; give "
                 f"custom_objects={{{saved['class_name']!r}: …}}"
             )
         optimizer.learning_rate = schedules[saved["class_name"]].from_config(saved["config"])
     return optimizer
 
 
-def _kerass_slots(path: str | os.PathLike[str], file: h5py.File) -> tuple[list[str], list[np.ndarray]]:
-    """Names and values in the group `optimizer_weights`, in the order in which Keras wrote them."""
+def _keras_slots(path: str | os.PathLike[str], file: h5py.File) -> tuple[list[str], list[np.ndarray]]:
+    """The names and values in the group `optimizer_weights`, in the order in which Keras wrote them."""
     if "optimizer_weights" not in file or "training_config" not in file.attrs:
-        raise TrainingError(f"{path} holds no optimizer: save a compiled model that was trained")
+        raise TrainingError(f"{path} holds no optimizer; save a compiled model that was trained")
     group = file["optimizer_weights"]
     chunks = [name for name in group.attrs if name.startswith("weight_names")]
     chunks.sort(key=lambda name: int(name.removeprefix("weight_names") or 0))

@@ -1,6 +1,8 @@
-"""Exported models as functions of a batch; and, as a program, the new process that loads exports again to compare them.
+"""Opens exported models as functions of a batch.
 
-python -m loopwright.trainer.export.open_export FOLDER          # what `formats.export_all` starts
+As a program, this module is the new process in which `formats.export_all` loads its exports to compare them:
+
+    python -m loopwright.trainer.export.open_export FOLDER
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ REQUEST = "request.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictor:
-    """A model out of a file.
+class OpenedModel:
+    """A model from a file.
 
     Attributes:
-      call: from inputs `[N, ...]` of `dtype` to outputs `[N, classes]` float32.
-      input_shape: of one sample, without the batch.
-      dtype: `float32` for samples that are scaled already, `uint8` for images as they are.
-      class_names: where the file has them.
-      probabilities: whether the outputs are probabilities; False for logits, None where the file doesn't say.
-      model: what was in an `.h5` or `.keras` file.
+      call: computes outputs `[N, classes]` float32 from inputs `[N, ...]` of `dtype`.
+      input_shape: the shape of one sample, without the batch.
+      dtype: `float32` for scaled samples, `uint8` for images before scaling.
+      class_names: empty if the file doesn't have them.
+      probabilities: whether the outputs are probabilities; False for logits, None if the file doesn't say.
+      model: the Keras model of an `.h5` or `.keras` file.
     """
 
     call: Callable[[np.ndarray], np.ndarray]
@@ -44,12 +46,12 @@ class Predictor:
     model: Any = None
 
 
-def open_export(path: str | os.PathLike[str], *, trust: bool = False) -> Predictor:
-    """A predictor from an `.h5`, `.keras` or `.tflite` file or a SavedModel folder.
+def open_export(path: str | os.PathLike[str], *, trust: bool = False) -> OpenedModel:
+    """Opens the model in an `.h5`, `.keras` or `.tflite` file or a SavedModel folder.
 
-    A SavedModel is a program that can read and write files, so it is opened only if it is trusted.
+    A SavedModel is a program that can read and write files, so it is opened with `trust=True` only.
 
-    Raises TrainingError for what isn't such a file, is refused, or can't be loaded.
+    Raises TrainingError for any other file, a refused file, and a file that can't be loaded.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -57,25 +59,27 @@ def open_export(path: str | os.PathLike[str], *, trust: bool = False) -> Predict
     return _litert(path) if path.suffix == ".tflite" else _keras(path, trust)
 
 
-def _keras(path: pathlib.Path, trust: bool) -> Predictor:
+def _keras(path: pathlib.Path, trust: bool) -> OpenedModel:
     model = safe_load.load_model(path, trust=trust)
     given, made = (list(getattr(model, name, None) or []) for name in ("inputs", "outputs"))
     if len(given) != 1 or len(made) != 1:
-        raise TrainingError(f"{path} has {len(given)} inputs and {len(made)} outputs; a model of one and one is needed")
+        raise TrainingError(
+            f"{path} has {len(given)} inputs and {len(made)} outputs; a model with one input and one output is needed"
+        )
 
     def call(x: np.ndarray) -> np.ndarray:
         outputs = tf.nest.flatten(model(x, training=False))[0]
         return np.asarray(outputs)
 
-    return Predictor(call, tuple(given[0].shape[1:]), model=model)
+    return OpenedModel(call, tuple(given[0].shape[1:]), model=model)
 
 
-def _saved_model(path: pathlib.Path, trust: bool) -> Predictor:
+def _saved_model(path: pathlib.Path, trust: bool) -> OpenedModel:
     if not (path / "saved_model.pb").is_file():
-        raise TrainingError(f"{path} is no SavedModel: saved_model.pb is missing")
+        raise TrainingError(f"{path} isn't a SavedModel: saved_model.pb is missing")
     if not trust:
         raise safe_load.Refused(
-            f"{path}: a SavedModel is a program that may read and write files; --trust_file opens it if you know who made it"
+            f"{path}: a SavedModel is a program that may read and write files; if you know who made it, give trust=True"
         )
     try:
         loaded = tf.saved_model.load(str(path))
@@ -86,7 +90,7 @@ def _saved_model(path: pathlib.Path, trust: bool) -> Predictor:
         raise TrainingError(f"{path} can't be loaded ({first_line(error)})") from error
     asset = getattr(loaded, "class_names", None)
     names = pathlib.Path(asset.asset_path.numpy().decode()).read_text(encoding="utf-8").splitlines() if asset else ()
-    return Predictor(
+    return OpenedModel(
         lambda x: signature(**{name: tf.constant(x)})[output].numpy(),
         tuple(spec.shape[1:]),
         spec.dtype.name,
@@ -95,11 +99,9 @@ def _saved_model(path: pathlib.Path, trust: bool) -> Predictor:
     )
 
 
-def _litert(path: pathlib.Path) -> Predictor:
+def _litert(path: pathlib.Path) -> OpenedModel:
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # TensorFlow says of it that it will move to a package of its own
+        with warnings.catch_warnings(action="ignore"):  # the interpreter will move to another package
             interpreter = tf.lite.Interpreter(str(path))
         (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
     except (OSError, ValueError, RuntimeError) as error:
@@ -112,18 +114,18 @@ def _litert(path: pathlib.Path) -> Predictor:
         interpreter.invoke()
         return interpreter.get_tensor(made["index"])
 
-    return Predictor(call, tuple(given["shape_signature"][1:].tolist()), np.dtype(given["dtype"]).name)
+    return OpenedModel(call, tuple(given["shape_signature"][1:].tolist()), np.dtype(given["dtype"]).name)
 
 
 def _answer(folder: pathlib.Path) -> None:
-    """Runs each export that the request names on its samples, all at once and the first alone; writes the outputs."""
+    """Runs each export in the request on all its samples at once and on the first sample alone; writes the outputs."""
     for name, samples in json.loads((folder / REQUEST).read_text(encoding="utf-8")).items():
         predictor, x = open_export(folder / name, trust=True), np.load(folder / samples)
         np.savez(folder / f"{name}.outputs.npz", all=predictor.call(x), one=predictor.call(x[:1]))
 
 
 def main(argv: list[str]) -> Any:
-    """Returns None, or the line that says what failed."""
+    """Returns None, or one line about the failure."""
     try:
         return _answer(pathlib.Path(argv[0]))
     except TrainingError as error:

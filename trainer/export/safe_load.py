@@ -1,8 +1,8 @@
-"""The door: a model file is foreign until it is shown to be harmless, before Keras opens it.
+"""Loads model files safely: every file is checked before Keras opens it.
 
-Refused for good: links, external storage and virtual datasets (they read other files), archives that write outside their
-folder, and bombs, which ask for far more memory than they hold. Refused until the file is trusted: code, and names of
-classes that aren't Keras's. What was tried against Keras 3.15.1, and what it let through, stands in docs/exports.md.
+Always refused: links, external storage and virtual datasets (they read other files), archives that write outside their
+folder, and bombs, which need far more memory than their size. Refused unless the file is trusted: code, and classes that
+don't come from Keras. docs/exports.md lists which attacks were tried and how Keras 3.15.1 handles each.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ import keras
 
 from loopwright.trainer.base.errors import TrainingError, first_line
 
-#: What is read may be so many times as large as the file, and this many bytes above it.
+#: The data in a file may take this many times the file's size, plus this many bytes.
 _EXPANSION, _ALLOWANCE = 20, 64 << 20
 _MOST_OBJECTS, _MOST_MEMBERS, _DEEPEST = 100_000, 10_000, 100
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _OWN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _CONFIGS = ("model_config", "training_config")
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
-#: The attribute of an `.h5` of ours that tells where its classes are imported from, which Keras doesn't write down there.
+#: The attribute of our `.h5` files that holds the import paths of their classes, which Keras doesn't write to an `.h5`.
 CLASSES = "loopwright_classes"
 
-#: Keras's own classes that run code which the file brings or names.
+#: Keras's own classes that run code from the file, or code that the file names.
 _CODE = {"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
 
 
 class Refused(TrainingError):
-    """A file that isn't opened; the message is one line that says why."""
+    """A file is not opened. The message is one line with the reason."""
 
 
 def load_model(
@@ -50,17 +50,17 @@ def load_model(
     compile: bool = False,
     trust: bool = False,
 ) -> keras.Model:
-    """The model in an `.h5` or `.keras` file that was checked first.
+    """Checks an `.h5` or `.keras` file and loads its model.
 
     Args:
       custom_objects: classes and functions by name that the file may use besides those of Keras.
-      compile: whether to compile it with what the file says.
-      trust: the file may bring code of its own and name any class, which is imported from where the file says.
+      compile: whether to compile the model as the file says.
+      trust: the file may hold code and name any class, which is imported from the place that the file names.
 
-    Raises Refused, and TrainingError for a file that Keras can't load.
+    Raises Refused for an unsafe file, and TrainingError for a file that Keras can't load.
     """
     path = pathlib.Path(path)
-    stored = check(path, known=custom_objects or (), trust=trust)
+    stored = check_file(path, known=custom_objects or (), trust=trust)
     named = _imported(path) if trust else {}
     options = {"custom_objects": {**named, **(custom_objects or {})}, "safe_mode": not trust}
     _check_size(path, stored, {**options, "compile": False})
@@ -70,10 +70,10 @@ def load_model(
         raise TrainingError(f"{path} can't be loaded ({first_line(error)})") from error
 
 
-def check(path: str | os.PathLike[str], *, known: Collection[str] = (), trust: bool = False) -> int:
-    """Raises Refused unless a file is a model that is safe to open; returns the bytes of the arrays that it holds.
+def check_file(path: str | os.PathLike[str], *, known: Collection[str] = (), trust: bool = False) -> int:
+    """Raises Refused unless a file holds a model and is safe to open; returns the size of its arrays in bytes.
 
-    Runs nothing of the file, and reads no more than it holds.
+    Runs no code from the file, and unpacks no more than the file may hold.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -84,7 +84,7 @@ def check(path: str | os.PathLike[str], *, known: Collection[str] = (), trust: b
         elif path.suffix == ".keras":
             configs, stored = _check_archive(path)
         else:
-            raise Refused("is neither an .h5 nor a .keras file")
+            raise Refused("is neither an .h5 file nor a .keras file")
         for config in configs:
             _check_config(config, set(known), trust)
         return stored
@@ -93,7 +93,7 @@ def check(path: str | os.PathLike[str], *, known: Collection[str] = (), trust: b
 
 
 def _imported(path: pathlib.Path) -> dict[str, Any]:
-    """What a file names besides Keras's own, imported, by the name under which Keras looks for it."""
+    """Imports the classes that a file names besides Keras's own; returns them by the names that Keras looks up."""
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             places = dict(filter(None, map(_place, _parts(_json(archive.read(_CONFIG))))))
@@ -103,11 +103,11 @@ def _imported(path: pathlib.Path) -> dict[str, Any]:
     try:
         return {name: pkgutil.resolve_name(place) for name, place in places.items()}
     except (ImportError, AttributeError, ValueError) as error:
-        raise TrainingError(f"{path}: a class that it names can't be imported ({first_line(error)})") from error
+        raise TrainingError(f"{path}: a class in it can't be imported ({first_line(error)})") from error
 
 
 def _place(part: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The name and the import path `module:name` of a part of a configuration; None for what is Keras's or no object."""
+    """The name and import path `module:name` of a part of a configuration; None if it is Keras's or isn't an object."""
     module, name = part.get("module"), part.get("class_name")
     if name == "function":
         name = part.get("config")
@@ -165,7 +165,7 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _check_superblock(head: bytes, size: int) -> None:
-    """Signature and end of file, before HDF5's own code sees a byte (HDF5 file format specification, II.A)."""
+    """Checks the signature and the end of file, before HDF5 reads a byte (HDF5 file format specification, II.A)."""
     if not head.startswith(_HDF5):
         raise Refused("is no HDF5 file")
     at = {0: 40, 1: 44, 2: 28, 3: 28}.get(head[8] if len(head) > 8 else -1)
@@ -177,7 +177,7 @@ def _check_superblock(head: bytes, size: int) -> None:
 
 
 def _check_hdf5(file: h5py.File, size: int) -> int:
-    """Every object of the file; returns the bytes that its datasets declare."""
+    """Checks every object of the file; returns the bytes that its datasets declare."""
     declared, seen = 0, set[int]()
     for name, item in _objects(file):
         place = h5py.h5o.get_info(item.id).addr
@@ -193,21 +193,21 @@ def _check_hdf5(file: h5py.File, size: int) -> int:
         plist = item.id.get_create_plist()
         if any(plist.get_filter(number)[0] not in _OWN_FILTERS for number in range(plist.get_nfilters())):
             raise Refused(f"is packed with a filter that isn't HDF5's own ({name})")
-        # A chunk, which may be larger than what is in it, is unpacked whole.
+        # A chunk is unpacked as a whole, and may be larger than its data.
         declared += max(math.prod(item.shape or ()), math.prod(item.chunks or ())) * item.dtype.itemsize
         _check_expansion(declared, size, name)
     return declared
 
 
 def _objects(group: h5py.Group, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Groups and datasets with their paths, by hard links alone. Raises Refused for any other link."""
+    """All groups and datasets with their paths, found by hard links. Raises Refused for any other kind of link."""
     if depth > _DEEPEST:
         raise Refused(f"holds groups more than {_DEEPEST} deep")
     for name in group:
         path = f"{prefix}{name}"
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise Refused(f"holds a link to elsewhere ({path} → {getattr(link, 'filename', '')}{link.path})")
+            raise Refused(f"holds a link to another place ({path} → {getattr(link, 'filename', '')}{link.path})")
         item = group[name]
         yield path, item
         if isinstance(item, h5py.Group):
@@ -222,7 +222,7 @@ def _check_expansion(declared: int, size: int, what: str) -> None:
 def _attribute(file: h5py.File, name: str) -> str | bytes:
     value = file.attrs[name]
     if not isinstance(value, (str, bytes)):
-        raise Refused(f"is damaged ({name} is no text)")
+        raise Refused(f"is damaged ({name} is not text)")
     return value
 
 
@@ -230,14 +230,14 @@ def _json(text: str | bytes) -> Any:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"is damaged (its configuration is no JSON: {type(error).__name__})") from None
+        raise Refused(f"is damaged (its configuration is not JSON: {type(error).__name__})") from None
     if not isinstance(found, dict):
         raise Refused(f"is damaged (its configuration is a {type(found).__name__})")
     return found
 
 
 def _check_config(config: Any, known: set[str], trust: bool) -> None:
-    """Every class and function that a configuration names. Raises Refused for one that isn't Keras's."""
+    """Raises Refused for a class or function in a configuration that doesn't come from Keras, unless it is trusted."""
     for part in _parts(config):
         if not trust:
             _check_names(part, known)
@@ -256,29 +256,29 @@ def _parts(config: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _check_names(part: Mapping[str, Any], known: set[str]) -> None:
-    remedy = "; --trust_file opens it if you know who made it"
+    remedy = "; if you know who made it, give trust=True"
     if isinstance(part.get("vocabulary"), str):
         raise Refused(f"reads another file ({part['vocabulary']!r} as a vocabulary){remedy}")
     name, module = part.get("class_name"), part.get("module")
     if name is None or not isinstance(name, str) or {name, str(part.get("registered_name"))} & known:
         return
     if name in _CODE:
-        raise Refused(f"brings code of its own ({name}){remedy}")
+        raise Refused(f"holds code ({name}){remedy}")
     if module is None or (name in ("function", "__typespec__") and module == "builtins"):
-        return  # Keras finds these by name among its own.
+        return  # Keras looks these names up among its own objects.
     if str(module).partition(".")[0] != "keras":
         raise Refused(f"names a class that isn't Keras's ({module}.{part.get('registered_name') or name}){remedy}")
 
 
 def _check_size(path: pathlib.Path, stored: int, options: Mapping[str, Any]) -> None:
-    """Compares the weights that the architecture asks for with those that the file holds, by a load that makes none."""
-    from keras.src.backend.common import global_state  # the list of variables whose values are put off isn't public
+    """Raises Refused if the architecture needs far more weights than the file holds. No weight is allocated for this."""
+    from keras.src.backend.common import global_state  # the list of variables without values isn't public
 
     pending = "uninitialized_variables"
     before = list(global_state.get_global_attribute(pending) or [])
     try:
         with contextlib.suppress(Exception), keras.StatelessScope(initialize_variables=False):
-            keras.models.load_model(path, **options)  # What is wrong with the file, loading in earnest will say.
+            keras.models.load_model(path, **options)  # The real load reports the errors.
         made = list(global_state.get_global_attribute(pending) or [])[len(before) :]
     finally:
         global_state.set_global_attribute(pending, before)

@@ -1,9 +1,10 @@
-"""Hooks that show more than numbers on TensorBoard: pictures and accuracy by class, histograms, a profile."""
+"""Hooks that show more than numbers on TensorBoard: pictures, the accuracy of each class, histograms, and a profile."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,26 +12,27 @@ import tensorflow as tf
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+from loopwright.trainer.core.hook import NEVER
 from loopwright.trainer.core.objective import Objective
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.observe.predictions import Predictions
 from loopwright.trainer.observe.tensorboard import TensorBoard, picture
 
-#: Classes up to which each has an accuracy of its own on TensorBoard, and how many samples a picture there shows.
+#: The most classes whose accuracy is shown one by one, and how many samples a picture shows.
 _CLASSES, _SAMPLES = 100, 8
 
 
 class Pictures:
     """A hook that predicts a split, keeps the predictions in a file, and shows them on TensorBoard.
 
-    Written at the step: eight first samples and surest mistakes with predicted and true names, the confusion matrix, and
-    the accuracy of each class (as far as they are no more than 100).
+    It shows eight first samples and eight of the surest mistakes with their predicted and true names, the confusion matrix,
+    and the accuracy of each of up to 100 classes.
 
     Args:
       predict: as `predictor` gives it.
       tensorboard: the writer.
-      names: of the classes.
-      keep: the `.npz` file.
+      names: the names of the classes.
+      keep: the path of the `.npz` file.
     """
 
     reads_metrics = False
@@ -56,7 +58,7 @@ class Pictures:
     def _pictures(self, found: Predictions) -> list[Any]:
         from loopwright.trainer.observe import pictures
 
-        drawn = [picture("confusion_matrix", pictures.confusion_picture(found.confusion(), self.names))]
+        drawn = [picture("confusion_matrix", pictures.confusion_png(found.confusion(), self.names))]
         if found.inputs.ndim == 4 and found.inputs.shape[-1] in (1, 3):
             for tag, places in (("samples/first", found.first), ("samples/surest_mistakes", found.mistakes)):
                 places = places[:_SAMPLES]
@@ -66,15 +68,15 @@ class Pictures:
                         [self.names[k] for k in found.labels[rows]],
                         [self.names[k] for k in found.predicted[rows]],
                     )
-                    drawn.append(picture(tag, pictures.sheet(found.inputs[places], *names, found.confidence[rows])))
+                    drawn.append(picture(tag, pictures.sheet_png(found.inputs[places], *names, found.confidence[rows])))
         return drawn
 
 
 class Histograms:
-    """A hook that writes the distributions of weights, and of the gradients of the batch that comes next.
+    """A hook that writes the distributions of the weights, and of the gradients of the batch that comes next.
 
-    The gradients are those of training (dropout included); every variable of the state is put back after it, so the run's
-    bits are those that it would have had.
+    The gradients are those of training, dropout included. Every variable of the state is put back afterwards, so the hook
+    changes no bit of the run.
     """
 
     reads_metrics = False
@@ -111,8 +113,10 @@ class Histograms:
 class Profile:
     """A hook that records TensorFlow's profile of the steps from `first` up to `last`, for the plugin `xprof`.
 
-    Each of these steps is a call of its own, so that the profile tells them apart. `at_end(profile.stop)` keeps what was
-    recorded of a run that ends between the two. Where a run goes on behind `first`, nothing is recorded.
+    Each of these steps is a call of its own, so that the profile tells them apart. A run that ends between the two keeps
+    what was recorded. Where a run goes on after `first`, nothing is recorded.
+
+    Raises ValueError unless 0 < first < last.
     """
 
     reads_metrics = False
@@ -129,17 +133,24 @@ class Profile:
         """`first`, then each step while it records, then none."""
         if step < self.first:
             return self.first
-        return step + 1 if self._running else 2**62
+        return step + 1 if self._running else NEVER
+
+    @contextlib.contextmanager
+    def open(self, state: TrainState) -> Iterator[None]:
+        """Writes after the block what is still being recorded."""
+        try:
+            yield
+        finally:
+            self._stop()
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         if int(state.step) == self.first:
             tf.profiler.experimental.start(self.logdir)
             self._running = True
         elif int(state.step) >= self.last:
-            self.stop(state, metrics)
+            self._stop()
 
-    def stop(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        """Writes what was recorded; nothing where nothing is being recorded."""
+    def _stop(self) -> None:
         if self._running:
             tf.profiler.experimental.stop()
             self._running = False

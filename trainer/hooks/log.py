@@ -1,17 +1,26 @@
-"""The hook that logs what training is about."""
+"""The hook that logs the training metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 from loopwright.trainer.base.clock import Clock
 from loopwright.trainer.core.loss_scaling import scaling_values
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.observe.records import Record, Writer
+from loopwright.trainer.observe.records import Record, Writer, opened
 
 
 class Log:
-    """A hook that turns the window's means into a record, with learning rate, loss scale and speed, for writers."""
+    """A hook that turns the window's means into a record for writers, with the learning rate, loss scale and speed.
+
+    While it is open, so are its writers. They cut what they hold past the state's step when they are opened.
+
+    Args:
+      clock: tells the seconds of training alone, by which the speed is worked out.
+      steps_per_epoch: where it is known, records say at which epoch they were made.
+      examples_per_step: the mean number of samples in a batch. Without it there is no speed.
+    """
 
     def __init__(
         self,
@@ -25,9 +34,13 @@ class Log:
         self.steps_per_epoch, self.examples_per_step = steps_per_epoch, examples_per_step
         self._last: tuple[int, float] | None = None
 
-    def start(self, step: int) -> None:
-        """Tells where training starts, so that the first record's speed counts from there."""
-        self._last = (step, self.clock.training_seconds())
+    @contextlib.contextmanager
+    def open(self, state: TrainState) -> Iterator[None]:
+        """Opens the writers at the state's step. The start of the run ends here, and the speed counts from here."""
+        self.clock.end_start()
+        with opened(self.writers, int(state.step)):
+            self._last = (int(state.step), self.clock.training_seconds())
+            yield
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         step, now = int(state.step), self.clock.training_seconds()

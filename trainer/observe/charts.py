@@ -1,6 +1,7 @@
-"""Charts as SVG that takes its colours from the page it stands in, so that one drawing serves light, dark and print.
+"""Charts as SVG, drawn with matplotlib (extra `plots`).
 
-Drawn with matplotlib (extra `plots`). The page defines the CSS variables `--ink`, `--line` and `--series-1` to `-6`.
+An SVG takes its colors from the page around it, so one drawing fits light, dark and print. The page must define the CSS
+variables `--ink`, `--line` and `--series-1` to `--series-6`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-#: Colours that matplotlib draws with, and what takes their place.
+#: The colors that matplotlib draws with. CSS variables take their place afterwards.
 _INK, _LINE = "#010203", "#040506"
 _SERIES = tuple(f"#0a0b0{place}" for place in range(1, 7))
 _THEME = {_INK: "var(--ink)", _LINE: "var(--line)"} | {
@@ -36,12 +37,12 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "axes.formatter.useoffset": False,
-    "text.parse_math": False,  # a name may hold a dollar sign
+    "text.parse_math": False,  # a name may contain a dollar sign
 }
 
 
 class Line(NamedTuple):
-    """A curve: its name, points, and whether it is the lesser one of a pair (drawn thin and broken)."""
+    """A curve: its name, its points, the number of its color, and whether it is drawn thin and dashed."""
 
     name: str
     x: Sequence[float]
@@ -51,7 +52,7 @@ class Line(NamedTuple):
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str = "step", logarithmic: bool = False) -> str:
-    """Curves over a shared axis."""
+    """An SVG of curves over a shared axis."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
         drawn = []
@@ -69,7 +70,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str = "step", logarithmic: boo
 
 
 def calibration_chart(confidence: Sequence[float], accuracy: Sequence[float], count: Sequence[int]) -> str:
-    """Accuracy over confidence, with the diagonal of a calibrated model; a point's area tells of its samples."""
+    """An SVG of accuracy over confidence, with the diagonal of a calibrated model. A point's area shows its samples."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
         axes.plot([0, 1], [0, 1], color=_INK, lw=0.8, ls=(0, (4, 3)))

@@ -1,7 +1,7 @@
-"""TensorBoard's event files: written in order of steps, and cut where a run goes on.
+"""TensorBoard's event files, written in the order of steps and cut where a run resumes.
 
-An event file is a sequence of TFRecords, each a serialised `Event`. TensorBoard reads every file of a folder whose name
-holds `tfevents`, in the order of their names.
+An event file is a sequence of TFRecords, each of which is a serialized `Event`. TensorBoard reads every file in a folder
+whose name contains `tfevents`, in the order of the names.
 """
 
 from __future__ import annotations
@@ -22,51 +22,56 @@ from loopwright.trainer.base.errors import TrainingError, reason
 
 _VERSION = "brain.Event:2"
 _MARK = "tfevents"
-_FRAME = 16  # bytes that TFRecord adds to a record: its length and two checksums
+_FRAME = 16  # bytes that TFRecord adds to each record: the length and two checksums
 
 
 class EventFile:
-    """One new event file in a folder; its name sorts behind those that are there.
+    """A new event file in a folder. Its name sorts after the names of the folder's other event files.
 
     Args:
-      folder: made where it isn't there.
-      start_step: the step at which the run goes on, 0 for a new one. A TensorBoard that is watching is told to forget what
-        it has read past it.
+      folder: created if it is missing.
+      start_step: the step at which the run resumes, or 0 for a new run. The file tells a running TensorBoard to forget
+        everything it has read after this step.
     """
 
     def __init__(self, folder: str | os.PathLike[str], start_step: int = 0) -> None:
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / _next_name(folder)
-        with _told(self.path):
+        with _one_line_errors(self.path):
             self._writer = tf.io.TFRecordWriter(str(self.path))
         self.write(Event(file_version=_VERSION))
         self.write(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, event: Event) -> None:
-        """Writes an event; its wall time is now, unless it has one."""
+        """Writes an event. An event without a wall time gets the present time."""
         event.wall_time = event.wall_time or time.time()
-        with _told(self.path):
+        with _one_line_errors(self.path):
             self._writer.write(event.SerializeToString())
 
     def add(self, step: int, summary: Summary, wall_time: float | None = None) -> None:
-        """Writes a summary at a step."""
+        """Writes a summary of a step."""
         self.write(Event(step=step, summary=summary, wall_time=wall_time or 0.0))
 
     def flush(self) -> None:
-        """Hands everything to the operating system, which keeps it when this process is killed."""
-        with _told(self.path):
+        """Hands all events to the operating system, which keeps them if this process is killed."""
+        with _one_line_errors(self.path):
             self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with _one_line_errors(self.path):
+            self._writer.close()
 
 
 @contextlib.contextmanager
-def _told(path: pathlib.Path) -> Iterator[None]:
-    """TensorFlow's error about a file, which is long and no OSError, in a line."""
+def _one_line_errors(path: pathlib.Path) -> Iterator[None]:
+    """Raises a TrainingError of one line in place of TensorFlow's long error about a file."""
     try:
         yield
     except tf.errors.OpError as error:
         raise TrainingError(
-            f"{path} can't be written: {reason(error)}; put that right, and the same command goes on from the newest "
+            f"{path} can't be written: {reason(error)}; fix that and start the run again, and it resumes from its newest "
             "checkpoint"
         ) from error
 
@@ -77,15 +82,15 @@ def event_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
 
 
 def read_events(path: str | os.PathLike[str]) -> Iterator[Event]:
-    """The whole events of a file; what a killed writer left half-written at its end is passed over."""
+    """The whole events of a file. A half-written event at the end, left by a killed writer, is skipped."""
     return map(Event.FromString, _records(pathlib.Path(path)))
 
 
 def cut(folder: str | os.PathLike[str], step: int) -> None:
-    """Takes the events past a step out of a folder's files, and half-written ones.
+    """Removes the events after a step, and half-written events, from the event files of a folder.
 
-    A file that changes is written anew under a name that TensorBoard doesn't read, then renamed: a reader sees the old
-    file or the new one.
+    A changed file is first written under a name that TensorBoard doesn't read, and then renamed. A reader sees either the
+    old file or the new file.
     """
     sweep(folder)
     for path in event_files(folder):
@@ -95,7 +100,7 @@ def cut(folder: str | os.PathLike[str], step: int) -> None:
 
 
 def replace_events(path: pathlib.Path, events: Iterable[Event]) -> None:
-    """Writes a whole event file at once, in the place of an older one."""
+    """Writes a whole event file at once. It replaces an older file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, [event.SerializeToString() for event in (Event(file_version=_VERSION), *events)])
 
@@ -109,7 +114,7 @@ def _records(path: pathlib.Path) -> Iterator[bytes]:
 
 def _replace(path: pathlib.Path, records: Iterable[bytes]) -> None:
     def write(temporary: pathlib.Path) -> None:
-        with _told(path), tf.io.TFRecordWriter(str(temporary)) as writer:
+        with _one_line_errors(path), tf.io.TFRecordWriter(str(temporary)) as writer:
             for record in records:
                 writer.write(record)
 
@@ -117,7 +122,7 @@ def _replace(path: pathlib.Path, records: Iterable[bytes]) -> None:
 
 
 def _next_name(folder: pathlib.Path) -> str:
-    """A name behind all others, though the clock may have been set back."""
+    """A name that sorts after all others, even if the clock was set back."""
     newest = max((_time_of(path.name) for path in event_files(folder)), default=0)
     return f"events.out.{_MARK}.{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}"
 

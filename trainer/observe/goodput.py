@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loopwright.trainer.base.atomic import replace_file
@@ -17,13 +18,13 @@ from loopwright.trainer.base.errors import TrainingError
 class Goodput:
     """A hook that keeps the seconds of a run by phase in a file, summed over its restarts.
 
-    Call it where a checkpoint is due, before it: what a killed process did after that counts as `lost`, up to the newest
-    of the records that it left behind.
+    Call it where a checkpoint is due, before the checkpoint. What a killed process did after that counts as `lost`, up to
+    the newest of the records that the process left.
 
     Args:
-      path: of `goodput.json`, one entry for each process.
+      path: of `goodput.json`, which has one entry for each process.
       clock: of this process.
-      tell: called with the step and the summary.
+      report: called with the step and the summary.
     """
 
     reads_metrics = False
@@ -33,14 +34,17 @@ class Goodput:
         path: str | os.PathLike[str],
         clock: Clock,
         *,
-        tell: Callable[[int, Mapping[str, Any]], None] = lambda step, summary: None,
+        report: Callable[[int, Mapping[str, Any]], None] = lambda step, summary: None,
     ) -> None:
-        self.path, self.clock, self.tell = pathlib.Path(path), clock, tell
+        self.path, self.clock, self.report = pathlib.Path(path), clock, report
         self._began = time.time() - clock.total_seconds()
         self._earlier: list[dict[str, Any]] = []
 
-    def start(self, last_record: float | None) -> None:
-        """Reads what earlier processes left; the wall time of their newest record tells how long the last one lived.
+    def read(self, last_record: float | None) -> None:
+        """Reads what earlier processes left. Call it once, before the records past the checkpoint are cut.
+
+        Args:
+          last_record: the wall time of the newest record, which tells how long the last process lived.
 
         Raises TrainingError for a damaged file.
         """
@@ -56,9 +60,24 @@ class Goodput:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"{self.path} is damaged ({error}); delete it to go on without its seconds") from None
 
+    @contextlib.contextmanager
+    def open(self, state: Any) -> Iterator[None]:
+        """Writes the file at once, so that what this process loses counts as its own, and again after the block.
+
+        An error inside the block goes first: then the file is written if it can be.
+        """
+        self.save()
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.save()
+            raise
+        self.save()
+
     def __call__(self, state: Any, metrics: Mapping[str, Any]) -> None:
         self.save()
-        self.tell(int(state.step), self.summary())
+        self.report(int(state.step), self.summary())
 
     def save(self) -> None:
         """Writes the file."""

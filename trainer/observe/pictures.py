@@ -1,4 +1,4 @@
-"""Pictures of what a classifier does, drawn with Pillow: quick enough to be drawn while a run goes on. Extra `plots`."""
+"""Pictures of a classifier's predictions, drawn with Pillow (extra `plots`). They are fast enough to draw during a run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-#: TensorBoard shows a picture 320 pixels wide, and makes larger ones smaller without smoothing: that is what fits.
+#: A sheet is 320 pixels wide. TensorBoard shrinks wider pictures to this width without smoothing.
 _COLUMNS, _TILE, _CAPTION, _GAP = 4, 70, 40, 8
 _RIGHT, _WRONG, _INK = (20, 120, 60), (190, 30, 30), (40, 40, 40)
 #: Classes up to which a confusion matrix has names and numbers.
 _NAMED = 30
 
 
-def png_of(pixels: np.ndarray, side: int = 0) -> bytes:
-    """A PNG of one image: `[H, W, 1 or 3]`, float in [0, 1]; `side` enlarges small ones to that many pixels."""
+def image_png(pixels: np.ndarray, side: int = 0) -> bytes:
+    """A PNG of one image `[H, W, 1 or 3]`, float in [0, 1]. A small image is enlarged to at most `side` pixels."""
     return _encoded(_image(pixels, side))
 
 
-def sheet(images: np.ndarray, labels: Sequence[str], predicted: Sequence[str], confidence: Sequence[float]) -> bytes:
-    """A PNG with a tile for each image of `[N, H, W, 1 or 3]`: under it the prediction, and the truth where it is wrong."""
+def sheet_png(
+    images: np.ndarray, labels: Sequence[str], predicted: Sequence[str], confidence: Sequence[float]
+) -> bytes:
+    """A PNG with a tile for each image of `[N, H, W, 1 or 3]`. Under it stand the prediction and, if wrong, the label."""
     rows = -(-len(images) // _COLUMNS)
     size = _COLUMNS * (_TILE + _GAP) + _GAP, rows * (_TILE + _CAPTION + _GAP) + _GAP
     canvas = Image.new("RGB", size, "white")
@@ -39,10 +41,10 @@ def sheet(images: np.ndarray, labels: Sequence[str], predicted: Sequence[str], c
     return _encoded(canvas)
 
 
-def confusion_picture(confusion: np.ndarray, names: Sequence[str], *, cell: int = 24) -> bytes:
-    """A PNG of a confusion matrix `[C, C]` of counts: a row for each true class, coloured by its share.
+def confusion_png(confusion: np.ndarray, names: Sequence[str], *, cell: int = 24) -> bytes:
+    """A PNG of a confusion matrix `[C, C]` of counts. Each row is a true class, and a cell's colour shows its share.
 
-    `cell` is the side of a class in pixels; above 30 classes there are no names and no numbers.
+    `cell` is the side of a cell in pixels. With more than 30 classes, there are no names and no numbers.
     """
     classes = len(confusion)
     if classes > _NAMED:
@@ -82,7 +84,7 @@ def _colour(share: float, diagonal: bool) -> tuple[int, int, int]:
 
 
 def _vertical(canvas: Any, text: str, font: Any, bottom: tuple[int, int]) -> None:
-    """Draws a text from bottom to top, centred over a point."""
+    """Draws a text that reads from bottom to top, centered above a point."""
     left, top, right, low = font.getbbox(text)
     label = Image.new("L", (int(right - left) + 2, int(low - top) + 4), 0)
     ImageDraw.Draw(label).text((1 - left, 1 - top), text, fill=255, font=font)
@@ -98,7 +100,7 @@ def _image(pixels: np.ndarray, side: int) -> Any:
 
 
 def _fitted(text: str, font: Any, width: int) -> str:
-    """The text, or as much of its beginning as fits, with an ellipsis."""
+    """The text, or as much of its beginning as fits into the width, with an ellipsis."""
     if font.getlength(text) <= width:
         return text
     return next(f"{text[:n]}…" for n in range(len(text) - 1, -1, -1) if font.getlength(f"{text[:n]}…") <= width)

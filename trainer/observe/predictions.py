@@ -1,4 +1,4 @@
-"""What a classifier says of each sample of a split, and what follows from it: confusion, accuracy by class, calibration."""
+"""A classifier's predictions for all samples of a split, their confusion matrix, accuracy by class, and calibration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loopwright.trainer.base.retrace import watched
 from loopwright.trainer.core.optimizers import averaged_weights
 from loopwright.trainer.core.state import TrainState
 
-#: How many inputs are kept: of the first samples of the split, and of the mistakes that the model was surest of.
+#: How many inputs are kept: of the split's first samples, and of the mistakes with the highest confidence.
 FIRST, MISTAKES = 16, 24
 
 
@@ -27,13 +27,14 @@ class Predictions:
     """Predictions over N samples, C classes.
 
     Attributes:
-      index: `[N]` int64, places in the split.
+      index: `[N]` int64, the places of the samples in the split.
       labels, predicted: `[N]` int64.
       confidence: `[N]` float32, the probability of the predicted class.
-      shown: rows of the arrays above whose inputs are kept, in rising order: first samples and the surest mistakes.
-      inputs: float32, one for each of `shown`.
+      shown: int64, the rows of the arrays above whose inputs are kept, in rising order: the first samples, and the
+        mistakes with the highest confidence.
+      inputs: `[len(shown), ...]` float32, the inputs of these rows.
       num_classes: C.
-      step: at which the model was.
+      step: the training step of the model.
     """
 
     index: np.ndarray
@@ -47,30 +48,30 @@ class Predictions:
 
     @property
     def first(self) -> np.ndarray:
-        """Places in `shown` of the first samples."""
+        """The places in `shown` of the first samples."""
         return np.flatnonzero(self.shown < FIRST)
 
     @property
     def mistakes(self) -> np.ndarray:
-        """Places in `shown` of the surest mistakes, the surest first."""
+        """The places in `shown` of the mistakes with the highest confidence, in falling order of confidence."""
         wrong = np.flatnonzero(self.labels[self.shown] != self.predicted[self.shown])
         return wrong[np.argsort(-self.confidence[self.shown[wrong]], kind="stable")][:MISTAKES]
 
     def confusion(self) -> np.ndarray:
-        """Counts `[C, C]` int64: rows are true classes, columns predicted ones."""
+        """Counts `[C, C]` int64. Rows are true classes, and columns are predicted classes."""
         flat = np.bincount(self.labels * self.num_classes + self.predicted, minlength=self.num_classes**2)
         return flat.reshape(self.num_classes, self.num_classes)
 
     def class_accuracy(self) -> np.ndarray:
-        """The share of each class that is predicted right, `[C]` float64; NaN for a class without samples."""
+        """The accuracy on the samples of each class, `[C]` float64; NaN for a class without samples."""
         confusion = self.confusion()
         counts = confusion.sum(axis=1)
         return np.divide(np.diag(confusion), counts, out=np.full(self.num_classes, np.nan), where=counts > 0)
 
     def calibration(self, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean confidence, accuracy and count of each of `bins` equal intervals of confidence that holds samples.
+        """The mean confidence, the accuracy and the count in each of `bins` equal intervals of confidence.
 
-        A confidence that isn't a number is left out.
+        Intervals without samples are left out, and so are samples whose confidence is NaN or infinite.
         """
         known = np.isfinite(self.confidence)
         given, right = self.confidence[known], (self.labels == self.predicted)[known]
@@ -82,12 +83,12 @@ class Predictions:
         return confidence, accuracy, count[kept]
 
     def calibration_error(self) -> float:
-        """The expected calibration error over ten bins (Guo et al. 2017, eq. 3); NaN where no confidence is a number."""
+        """The expected calibration error over ten bins (Guo et al. 2017, eq. 3); NaN if no confidence is finite."""
         confidence, accuracy, count = self.calibration()
         return float(np.sum(np.abs(confidence - accuracy) * count) / np.sum(count)) if len(count) else float("nan")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes them as one `.npz`, whole or not at all."""
+        """Writes the predictions to one `.npz` file, atomically."""
 
         def write(temporary: pathlib.Path) -> None:
             with temporary.open("wb") as file:
@@ -97,19 +98,19 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Reads what `save` wrote. Raises ValueError for another file."""
+        """Reads a file of `save`. Raises ValueError for any other file."""
         try:
             with np.load(path) as arrays:
                 loaded: dict[str, Any] = {name: arrays[name] for name in arrays.files}
             return cls(**loaded | {name: int(loaded[name]) for name in ("num_classes", "step")})
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: holds no predictions ({error})") from error
+            raise ValueError(f"{path} holds no predictions ({error})") from error
 
 
 def predictor(state: TrainState, feed: Any, *, from_logits: bool) -> Callable[[], Predictions]:
-    """A function that predicts every sample of a finite feed of labelled samples, compiled once.
+    """A function that predicts all samples of a finite feed of labeled samples. It is compiled once.
 
-    Where the optimizer keeps an average of the weights, that is what predicts.
+    If the optimizer averages weights, the averages make the predictions.
     """
 
     def of_batch(batch: dict[str, Any]) -> tuple[Any, ...]:

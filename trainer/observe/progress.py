@@ -1,11 +1,11 @@
-"""How a run looks on a terminal: a view that moves, or plain lines where stderr is no terminal."""
+"""How a run looks on a terminal: a view that moves, or plain lines where stderr isn't a terminal."""
 
 from __future__ import annotations
 
-import math
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,27 +15,32 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from loopwright.trainer.base.clock import Clock
+from loopwright.trainer.base.monitor import Monitor
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.observe.records import Record
 
 MODES = ("auto", "plain", "none")
 _REFRESHES_A_SECOND = 4
-#: Values that are whole numbers, and those that a view shows in a way of its own.
+#: Values that are whole numbers, and those that the view shows in another place.
 _COUNTS = ("loss_scale", "skipped_steps")
 _APART = ("learning_rate", "examples_per_second")
 
 
 class Progress:
-    """A hook that moves the view after a call, and (its method `write`) a writer that shows records.
+    """A hook that moves the view after a call. Its method `write` is a writer that shows records.
 
-    On a terminal, a bar with the time left stands over the newest numbers of training and evaluation, and evaluations
-    stay above it as lines. Elsewhere each record is a line, with no control codes.
+    On a terminal, a bar with the time left stands over the newest numbers of training and evaluation. Evaluations stay
+    above it as lines. Elsewhere each record is a line without control codes.
 
     Args:
-      num_steps: the absolute last step.
-      monitor: the metric whose best value is shown; less is better for losses.
-      mode: `auto` (the view on a terminal, else lines), `plain` (lines) or `none`.
-      clock: says what the run is about when it isn't training.
+      monitor: the metric whose best value is shown.
+      mode: `auto` (the view on a terminal, lines elsewhere), `plain` (lines) or `none`.
+      clock: says what the run does when it isn't training.
+      records: gives the records that the run has already, when training begins.
+
+    Attributes:
+      num_steps: the absolute last step, where it is known.
+      steps_per_epoch: where it is known, the view shows the epoch.
     """
 
     reads_metrics = False
@@ -43,18 +48,20 @@ class Progress:
     def __init__(
         self,
         *,
-        num_steps: int,
-        steps_per_epoch: int,
-        monitor: str = "accuracy",
+        num_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        monitor: str | Monitor = "loss",
         mode: str = "auto",
         console: Console | None = None,
         clock: Clock | None = None,
+        records: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode={mode!r}: choose from {', '.join(MODES)}")
         self.console, self.clock, self.now = console or Console(file=sys.stderr), clock or Clock(), now
-        self.num_steps, self.steps_per_epoch, self.monitor, self.mode = num_steps, steps_per_epoch, monitor, mode
+        self.num_steps, self.steps_per_epoch, self.mode = num_steps, steps_per_epoch, mode
+        self.monitor, self.records = Monitor.of(monitor), records
         self._moves = mode == "auto" and self.console.is_terminal
         self._drawn = 0.0
         self._train = self._eval = self._best_text = self._rate = self._learning_rate = ""
@@ -80,20 +87,19 @@ class Progress:
             vertical_overflow="crop",
         )
 
-    def start(self, step: int, records: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Tells where training starts, so that the time left counts from there, and what was recorded up to it."""
-        self._bar.reset(self._task, total=self.num_steps, completed=step)
-        for record in records:
+    @contextlib.contextmanager
+    def open(self, state: TrainState) -> Iterator[None]:
+        """Shows the view inside the block. The time left counts from the state's step."""
+        self._bar.reset(self._task, total=self.num_steps, completed=int(state.step))
+        for record in self.records():
             if record["split"] == "eval":
                 self._keep_best(record["step"], record)
-
-    def __enter__(self) -> Progress:
         if self._moves:
             self._live.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.stop()
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         now = self.now()
@@ -119,25 +125,25 @@ class Progress:
             self._keep_best(record.step, record.values)
         if self.mode == "none" or (self._moves and record.split != "eval"):
             return
-        line = f"step {record.step:>{len(str(self.num_steps))}}  {record.split:<5}  {phrase(record.values)}"
+        line = (
+            f"step {record.step:>{len(str(self.num_steps or record.step))}}  {record.split:<5}  {phrase(record.values)}"
+        )
         if record.split != "eval" and rate:
             line += f"  {self._rate}"
         text = Text(line, no_wrap=True, overflow="ellipsis") if self._moves else Text(line)
         self.console.print(text, soft_wrap=not self._moves)
 
     def _keep_best(self, step: int, values: Mapping[str, Any]) -> None:
-        value, sign = values.get(self.monitor), -1 if "loss" in self.monitor else 1
-        if value is not None and not math.isnan(value) and (self._best is None or sign * value > sign * self._best):
+        value = values.get(self.monitor.name)
+        if value is not None and self.monitor.is_better(value, self._best):
             self._best = value
-            self._best_text = f"best {self.monitor} {value:.4f} at step {step}"
+            self._best_text = f"best {self.monitor.name} {value:.4f} at step {step}"
 
     def _view(self) -> RenderableType:
         task = self._bar.tasks[0]
         step = int(task.completed)
-        epochs = -(-self.num_steps // self.steps_per_epoch)
-        epoch = min(step, self.num_steps - 1) // self.steps_per_epoch + 1
         doing = self.clock.current and f"{self.clock.current} …"
-        self._bar.update(self._task, epoch=f"epoch {epoch}/{epochs}", rate=self._rate, doing=doing)
+        self._bar.update(self._task, epoch=self._epoch(step), rate=self._rate, doing=doing)
         rows = [
             ("train", self._train and self._train + self._learning_rate),
             ("eval", self._eval),
@@ -146,9 +152,15 @@ class Progress:
         lines = [Text(f"  {name:<6} {text}", no_wrap=True, overflow="ellipsis") for name, text in rows if text]
         return Group(self._bar.get_renderable(), *lines)
 
+    def _epoch(self, step: int) -> str:
+        if self.num_steps is None or self.steps_per_epoch is None:
+            return ""
+        epoch = min(step, self.num_steps - 1) // self.steps_per_epoch + 1
+        return f"epoch {epoch}/{-(-self.num_steps // self.steps_per_epoch)}"
+
 
 def phrase(values: Mapping[str, Any]) -> str:
-    """Loss first, then the other metrics of the model, in short, then the learning rate."""
+    """A line of numbers: the loss, the other metrics, then the learning rate."""
     names = sorted((name for name in values if name not in _APART), key=lambda name: (name != "loss", name))
     parts = [
         f"{name} {values[name]:.4f}" if abs(values[name]) < 1000 and name not in _COUNTS else f"{name} {values[name]:g}"

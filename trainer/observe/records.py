@@ -1,12 +1,13 @@
-"""What a run says of itself: records, and the writers that keep them."""
+"""Records of what a run measured, and the writer that keeps them as lines of JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from loopwright.trainer.base import json_lines
@@ -16,10 +17,10 @@ class Record:
     """The values of one split at one step.
 
     Args:
-      step: steps taken.
+      step: the number of steps taken.
       split: `train` or `eval`.
-      values: names to numbers.
-      steps_per_epoch: where known, the record says at which epoch it was made, as a fraction.
+      values: numbers by name.
+      steps_per_epoch: where it is known, the record says at which epoch it was made, as a fraction.
     """
 
     def __init__(
@@ -37,24 +38,44 @@ class Record:
         return head | {"split": self.split, "wall_time": self.wall_time} | self.values
 
 
-#: Any callable that takes a record.
+#: Any callable that takes a record. It may have `open(step)`, which gives a context manager: there it cuts what it wrote
+#: after that step, because a run that goes on from there writes it again, and closes what it opened.
 Writer = Callable[[Record], None]
 
 
+@contextlib.contextmanager
+def opened(writers: Iterable[Writer], step: int) -> Iterator[None]:
+    """Opens writers at a step, those that can be opened, and closes them after the block."""
+    with contextlib.ExitStack() as stack:
+        for writer in writers:
+            if hasattr(writer, "open"):
+                stack.enter_context(writer.open(step))
+        yield
+
+
 class JsonLines:
-    """A writer of metrics.jsonl: one object a record, flushed at once; what isn't finite is written as null."""
+    """A writer of metrics.jsonl: one JSON object a record. A number that isn't finite is written as null.
+
+    Each record is in the hands of the operating system when the call returns.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path)
         self._file: Any = None
 
     def read(self) -> list[dict[str, Any]]:
-        """The whole records that are there; half a last line, which a killed process left, isn't one."""
+        """The whole records in the file. Half a last line, which a killed process left, is passed over."""
         return json_lines.read(self.path)
 
-    def cut(self, step: int) -> None:
-        """Takes out the records past a step, which a run that goes on from there writes again; and half a last line."""
+    @contextlib.contextmanager
+    def open(self, step: int) -> Iterator[None]:
+        """Cuts the records past a step and half a last line. Closes the file after the block."""
+        self.close()
         json_lines.cut(self.path, step)
+        try:
+            yield
+        finally:
+            self.close()
 
     def __call__(self, record: Record) -> None:
         if self._file is None:
@@ -64,6 +85,12 @@ class JsonLines:
         self._file.write(json.dumps(values) + "\n")
 
     def flush(self) -> None:
-        """Puts what was written on the disk: a checkpoint is committed after it."""
+        """Puts what was written on the disk. A checkpoint is committed after that."""
         if self._file is not None:
             os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file. The next record opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

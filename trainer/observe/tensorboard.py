@@ -1,16 +1,17 @@
-"""What a run tells TensorBoard: scalars, pictures, histograms, flags and hyperparameters, the graph, a profile.
+"""What a run writes for TensorBoard: scalars, pictures, histograms, flags and hyperparameters, the graph.
 
-`train` and `eval` are two runs under the same names, so that they share a chart. What belongs to no step (flags,
-hyperparameters, the graph) lies in the folder above them, in one file that is written anew at each start.
+`train` and `eval` are two runs that record the same names, so that they share a chart. Flags, hyperparameters and the
+graph belong to no step. They lie in the folder above the two, in one file that is written again at each start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -38,8 +39,8 @@ _ABOUT = "events.out.tfevents.0000000000.about"
 class TensorBoard:
     """A writer of records, and of what else TensorBoard shows, under `logdir`.
 
-    A run that goes on calls `cut` with its step before anything is written: then every step is there once, and none that
-    it takes back. What is written is in the hands of the operating system when the call returns.
+    A hook that writes here opens it with the state's step first. Then every step is there once, and no step is there that
+    the run takes back. What is written is in the hands of the operating system when the call returns.
     """
 
     def __init__(self, logdir: str | os.PathLike[str]) -> None:
@@ -48,11 +49,22 @@ class TensorBoard:
         self._files: dict[str, EventFile] = {}
         self._about: list[Event] = []
 
-    def cut(self, step: int) -> None:
-        """Takes out what is past a step, which a run that goes on from there writes again."""
+    @contextlib.contextmanager
+    def open(self, step: int) -> Iterator[None]:
+        """Cuts the events past a step, which a run that goes on from there writes again, and closes the files at the end."""
+        self._close()
         self._start = step
         for split in _SPLITS:
             cut(self.logdir / split, step)
+        try:
+            yield
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
 
     def __call__(self, record: Record) -> None:
         self.write(record.split, record.step, _scalars(record.values), wall_time=record.wall_time)
@@ -70,11 +82,12 @@ class TensorBoard:
         self.write("train", step, _scalars({f"goodput/{name}": share for name, share in summary["share"].items()}))
 
     def describe(self, name: str, values: Mapping[str, Any], texts: Mapping[str, str], graph: Any = None) -> None:
-        """Writes what belongs to no step, in the place of what was said before.
+        """Writes what belongs to no step, and replaces what was written before.
 
         Args:
-          name: of the run, in the table of hyperparameters.
-          values: hyperparameters by name; those without a value are left out. A folder of runs is a table by them.
+          name: the name of the run in the table of hyperparameters.
+          values: hyperparameters by name. Those without a value are left out. TensorBoard shows a folder of runs as a table
+            of them.
           texts: Markdown by title.
           graph: a GraphDef.
         """
@@ -87,14 +100,16 @@ class TensorBoard:
         replace_events(self.logdir / _ABOUT, self._about)
 
     def finish(self) -> None:
-        """Tells that the run has come to its end."""
+        """Marks the run as finished in the table of hyperparameters, if `describe` has put it there."""
+        if not self._about:
+            return
         # Made of TensorFlow's class of summaries, not of TensorBoard's.
         end = Summary.FromString(hparams_summary.session_end_pb(STATUS_SUCCESS).SerializeToString())
         replace_events(self.logdir / _ABOUT, [*self._about, Event(summary=end, wall_time=time.time())])
 
 
 def _scalars(values: Mapping[str, float]) -> Summary:
-    """What TensorBoard's `scalar_pb` makes of each, in a sixth of its time: it's in the way of every logged step."""
+    """What TensorBoard's `scalar_pb` makes of each value, in a sixth of its time. Every logged step waits for it."""
     metadata = scalar_metadata.create_summary_metadata(display_name=None, description="")
     summary = Summary()
     for name, value in values.items():
@@ -104,7 +119,7 @@ def _scalars(values: Mapping[str, float]) -> Summary:
 
 
 def picture(tag: str, png: bytes) -> Summary:
-    """A PNG as an image of TensorBoard's."""
+    """A PNG as an image summary."""
     metadata = create_summary_metadata(None, None, converted_to_tensor=True)
     width, height = struct.unpack(">II", png[16:24])  # of the header chunk, which always comes first
     parts = np.array([str(width).encode(), str(height).encode(), png], object)
@@ -112,10 +127,10 @@ def picture(tag: str, png: bytes) -> Summary:
 
 
 def model_graph(model: keras.Model, inputs: Any) -> Any:
-    """The GraphDef of a prediction, operations under the names of their layers; traced anew, the model isn't changed.
+    """The GraphDef of a prediction, with the operations under the names of their layers. The model isn't changed.
 
     Args:
-      inputs: the TensorSpec of a batch's `x`, or several by name.
+      inputs: the TensorSpec of a batch's `x`, or several of them by name.
     """
     traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(inputs)
     return traced.graph.as_graph_def()

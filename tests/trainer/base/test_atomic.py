@@ -1,4 +1,4 @@
-"""Commits: whole or not at all, whatever fails meanwhile, and no TensorFlow for it."""
+"""Commits are whole or don't happen, whatever fails during them, and they need no TensorFlow."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loopwright.trainer.base import atomic
 
-#: What touches the disk: each call of these is a place where a write can fail.
+#: The functions that touch the disk. A write can fail at each of their calls.
 DISK = [
     (pathlib.Path, "mkdir"),
     (pathlib.Path, "write_text"),
@@ -38,7 +38,7 @@ def write_files(**files: str) -> Callable[[pathlib.Path], None]:
 
 def content(folder: pathlib.Path) -> dict[str, str]:
     """The files of a committed folder, checked against its manifest."""
-    return {name: (folder / name).read_text() for name in atomic.read_manifest(folder)["files"]}
+    return {name: (folder / name).read_text() for name in atomic.verify_folder(folder)["files"]}
 
 
 def names(folder: pathlib.Path) -> list[str]:
@@ -46,7 +46,7 @@ def names(folder: pathlib.Path) -> list[str]:
 
 
 class Fault:
-    """Lets the n-th call that touches the disk fail."""
+    """Makes the n-th call that touches the disk fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
         self.left = n
@@ -64,7 +64,7 @@ class Fault:
 
 
 def faults(action: Callable[[], Any]) -> Iterator[bool]:
-    """Does the action with a failure at each place in turn, until it gets through; yields whether it failed."""
+    """Repeats the action with a failure at one call later each time, until it succeeds; yields whether it failed."""
     for n in range(100):
         with pytest.MonkeyPatch.context() as monkeypatch:
             Fault(monkeypatch, n)
@@ -82,7 +82,7 @@ def faults(action: Callable[[], Any]) -> Iterator[bool]:
 def test_commit_folder_writes_files_and_a_manifest(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "deep" / "00000010"
     atomic.commit_folder(folder, write_files(a="1", sub__b="22"), {"step": 10})
-    manifest = atomic.read_manifest(folder)
+    manifest = atomic.verify_folder(folder)
     assert (manifest["step"], manifest["schema"]) == (10, atomic.SCHEMA)
     assert {name: entry["bytes"] for name, entry in manifest["files"].items()} == {"a": 1, "sub/b": 2}
     assert content(folder) == {"a": "1", "sub/b": "22"}
@@ -162,21 +162,21 @@ def flip_a_bit(folder: pathlib.Path) -> None:
         (flip_a_bit, ["a doesn't match its SHA-256"]),
         (lambda folder: (folder / "a").write_text("longer"), ["a has 6 bytes, not 3"]),
         (lambda folder: (folder / "a").unlink(), ["missing files ['a']"]),
-        (lambda folder: (folder / "stray").write_text(""), ["too many ['stray']"]),
+        (lambda folder: (folder / "stray").write_text(""), ["unexpected files ['stray']"]),
         (lambda folder: (folder / "manifest.json").unlink(), ["manifest.json is missing"]),
         (lambda folder: (folder / "manifest.json").write_text("{"), ["manifest.json can't be read"]),
         (lambda folder: (folder / "manifest.json").write_text("[]"), ["manifest.json can't be read"]),
         (lambda folder: (folder / "manifest.json").write_text('{"schema": 9, "files": {}}'), ["schema 9"]),
     ],
 )
-def test_read_manifest_names_what_is_damaged(
+def test_verify_folder_names_what_is_damaged(
     tmp_path: pathlib.Path, damage: Callable[[pathlib.Path], Any], parts: list[str]
 ) -> None:
     folder = tmp_path / "x"
     atomic.commit_folder(folder, write_files(a="abc"), {})
     damage(folder)
     with pytest.raises(atomic.Damaged) as error:
-        atomic.read_manifest(folder)
+        atomic.verify_folder(folder)
     assert all(part in str(error.value) for part in [*parts, str(folder)])
     assert "\n" not in str(error.value)
 
@@ -192,12 +192,12 @@ def test_reader_of_a_folder_that_is_deleted_says_damaged(tmp_path: pathlib.Path)
                 atomic.delete_folder(folder)
 
     reading = False
-    sys.addaudithook(hook)  # there is no way to take it back; it does nothing once `reading` is false
+    sys.addaudithook(hook)  # it can't be removed; it does nothing once `reading` is False
     for at in (0, 1, 2, 3, 4, 5):  # 0: never deleted
         atomic.commit_folder(folder, write_files(a="abc", sub__b="22"), {})
         calls, reading = 0, True
         try:
-            atomic.read_manifest(folder)
+            atomic.verify_folder(folder)
             assert at == 0
         except atomic.Damaged:
             assert at > 0
@@ -220,14 +220,14 @@ def test_manifest_tells_every_changed_byte(
 ) -> None:
     folder = tmp_path_factory.mktemp("commit") / "x"
     atomic.commit_folder(folder, lambda at: [(at / name).write_bytes(part) for name, part in files.items()], facts)
-    manifest = atomic.read_manifest(folder)
+    manifest = atomic.verify_folder(folder)
     assert set(manifest["files"]) == set(files)
     assert {name: manifest[name] for name in facts} == json.loads(json.dumps(facts))
     name = data.draw(st.sampled_from(sorted(files)))
     changed = data.draw(st.binary(max_size=100).filter(lambda other: other != files[name]))
     (folder / name).write_bytes(changed)
     with pytest.raises(atomic.Damaged, match=name):
-        atomic.read_manifest(folder)
+        atomic.verify_folder(folder)
 
 
 def test_commit_loads_no_tensorflow() -> None:

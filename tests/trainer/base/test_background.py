@@ -1,4 +1,4 @@
-"""One job at a time, and nothing that it raises is lost."""
+"""One job runs at a time, and no error of a job is lost."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Errors of libraries in few words."""
+"""Short descriptions of the errors of libraries."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""The gradient of max pooling by other operations: equal to TensorFlow's kernel, and used where that is slow."""
+"""The fast gradient of max pooling equals that of TensorFlow's kernel, and is used where the kernel is slow."""
 
 import json
 import subprocess
@@ -45,14 +45,14 @@ def test_gradient_equals_tensorflows_own(
 ABOUT_A_TRACE = """
 import json, sys
 import tensorflow as tf
-from loopwright.trainer.base.fast_max_pool import substituted
+from loopwright.trainer.base.fast_max_pool import fast_pooling_gradients
 from tensorflow.python.framework import op_callbacks
 
 def kept(shape, window, strides, padding):
-    '''Whether TensorFlow's own kernel computes the gradient that a trace of this pooling uses.'''
+    '''Whether a trace of this pooling uses the gradient of TensorFlow's own kernel.'''
     @tf.function(input_signature=[tf.TensorSpec([None, *shape])])
     def gradient(x):
-        with substituted(), tf.GradientTape() as tape:
+        with fast_pooling_gradients(), tf.GradientTape() as tape:
             tape.watch(x)
             y = tf.nn.max_pool2d(x, window, strides, padding)
             return tape.gradient(y, x)
@@ -71,7 +71,7 @@ def compiled(x):
 
 @tf.function
 def through_compiled(x):
-    with substituted(), tf.GradientTape() as tape:
+    with fast_pooling_gradients(), tf.GradientTape() as tape:
         tape.watch(x)
         y = compiled(x)
         return tape.gradient(y, x)
@@ -81,7 +81,7 @@ print(json.dumps([kept(*case) for case in json.loads(sys.argv[1])]))
 assert not op_callbacks.should_invoke_op_callbacks()
 """
 
-#: Shape of an example, window, strides, padding, and whether the substitute serves it.
+#: The shape of an example, the window, the strides, the padding, and whether the fast gradient is used.
 POOLINGS = {
     "halves": ([8, 6, 4], 2, 2, "VALID", True),
     "thirds with a rest": ([8, 7, 4], 3, 3, "VALID", True),
@@ -123,7 +123,7 @@ feed = array_feed(rng.integers(0, 256, (70, 20, 20, 1), np.uint8), rng.integers(
 objective = trainer.classification(from_logits=True)
 
 def penalised(state, batch):
-    '''A step whose loss holds the gradient by the images: the gradient of max pooling has a gradient, too.'''
+    '''A step whose loss contains the gradient by the images, so the gradient of max pooling has a gradient, too.'''
     x = tf.cast(batch["x"], tf.float32)
     with tf.GradientTape() as tape:
         with tf.GradientTape() as inner:
@@ -140,7 +140,7 @@ def weights(step):
     trainer.train(state, feed, step, num_steps=7, execution=trainer.graph(3))
     return [weight.numpy() for weight in state.model.weights]
 
-real, replaced = execution.substituted, []
+real, replaced = execution.fast_pooling_gradients, []
 
 @contextlib.contextmanager
 def counted():
@@ -150,9 +150,9 @@ def counted():
     replaced.append(sum(own.type == "MaxPoolGrad" and not own.outputs[0].consumers() for own in added))
 
 for step in (trainer.gradient_step(objective), penalised):
-    execution.substituted = counted
+    execution.fast_pooling_gradients = counted
     faster = weights(step)
-    execution.substituted = contextlib.nullcontext
+    execution.fast_pooling_gradients = contextlib.nullcontext
     own = weights(step)
     print(replaced, all(np.array_equal(one, other) for one, other in zip(faster, own, strict=True)))
 """

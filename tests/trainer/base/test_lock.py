@@ -1,4 +1,4 @@
-"""One writer a folder, whatever becomes of it."""
+"""One writer per folder, and the lock is released however the writer ends."""
 
 import pathlib
 import signal
@@ -28,7 +28,7 @@ def test_second_writer_is_told_who_holds_the_folder_until_that_process_is_killed
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(TrainingError) as error, only_writer(tmp_path):
             pass
-        assert f"process {holder.pid} on {socket.gethostname()}" in str(error.value)
+        assert f"{tmp_path} is being written by process {holder.pid} on {socket.gethostname()}" in str(error.value)
         assert error.value.exit_code == 2
         holder.send_signal(signal.SIGKILL)
         holder.wait()

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that was saved comes back, to the bit, or a line says why not."""
+"""Checkpoints: everything that was saved comes back to the bit, or a line says why not."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from loopwright import models, trainer
 from loopwright.trainer.base import atomic
 from loopwright.trainer.checkpoint.checkpoint import load_weights, newest_good, restore_folder, restore_newest
 
-#: Builds the hardest state there is: subclassed, with dropout, under a LossScaleOptimizer, with extras and a window.
+#: Builds a state with everything: a subclassed model, dropout, a LossScaleOptimizer, extras and a window.
 HARD_STATE = """
 import keras, tensorflow as tf
 from loopwright import models, trainer
@@ -122,7 +122,7 @@ def test_plain_tensorflow_restores_the_weights(saved: Any) -> None:
     directory, hashes = saved
     keras.utils.clear_session(free_memory=False)
     model = models.create("cnn_subclass", (12, 12, 1), 3, precision="mixed_float16")
-    # The lines of the docstring of trainer/checkpoint.py.
+    # These are the lines in the docstring of trainer/checkpoint/checkpoint.py.
     checkpoint = tf.train.Checkpoint(model=model)
     checkpoint.restore(str(directory / "00000013" / "state")).expect_partial()
     twin = trainer.TrainState.create(model, keras.optimizers.SGD())
@@ -160,7 +160,8 @@ def test_checkpoint_keeps_the_newest(make_state: Any, tmp_path: pathlib.Path) ->
 def test_saving_a_step_twice_writes_once(make_state: Any, tmp_path: pathlib.Path) -> None:
     flushed: list[bool] = []
     state = make_state()
-    checkpoint = trainer.Checkpoint(tmp_path, before_commit=lambda: flushed.append((tmp_path / "00000000").exists()))
+    checkpoint = trainer.Checkpoint(tmp_path)
+    checkpoint.before_commit.append(lambda: flushed.append((tmp_path / "00000000").exists()))
     first = checkpoint.save(state)
     written = (first / "manifest.json").stat().st_mtime_ns
     assert checkpoint.save(state) == first
@@ -198,7 +199,8 @@ def test_damaged_file_is_refused_by_name(make_state: Any, tmp_path: pathlib.Path
         checkpoint.restore(state)
     assert file in str(error.value)
     assert str(path.parent) in str(error.value)
-    assert "--allow_fresh_start" in str(error.value)
+    assert "allow_fresh_start=True" in str(error.value)
+    assert "--" not in str(error.value)
     assert "\n" not in str(error.value)
     assert (error.value.exit_code, state.hashes()) == (1, before)
 
@@ -225,7 +227,7 @@ def test_state_of_another_structure_is_refused(make_state: Any, tmp_path: pathli
 
 @pytest.fixture
 def three(make_state: Any, tmp_path: pathlib.Path) -> tuple[trainer.TrainState, pathlib.Path, list[str]]:
-    """A state at step 3, a folder with checkpoints of steps 1, 2 and 3, and what was said."""
+    """A state at step 3, a folder with checkpoints of steps 1, 2 and 3, and an empty list for what is said."""
     state = make_state()
     for step in (1, 2, 3):
         state.step.assign(step)
@@ -243,7 +245,9 @@ def test_restore_takes_the_newest_good_one_and_sets_damaged_ones_aside(three: An
     state, directory, said = three
     flip(directory / "00000003" / "state.index")
     (directory / "00000002" / "manifest.json").unlink()
-    assert trainer.Checkpoint(directory, say=said.append).restore(state) == 1
+    checkpoint = trainer.Checkpoint(directory)
+    checkpoint.say = said.append
+    assert checkpoint.restore(state) == 1
     assert len(said) == 2
     assert "state.index doesn't match its SHA-256" in said[0]
     assert "manifest.json is missing" in said[1]
@@ -255,7 +259,7 @@ def test_restore_takes_the_newest_good_one_and_sets_damaged_ones_aside(three: An
 def test_reader_looks_again_where_the_writer_deleted_what_it_saw(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, directory, said = three
     flip(directory / "00000001" / "state.index")
-    read, seen = atomic.read_manifest, []
+    read, seen = atomic.verify_folder, []
 
     def slow_reader(folder: Any) -> Any:
         seen.append(folder.name)
@@ -263,7 +267,7 @@ def test_reader_looks_again_where_the_writer_deleted_what_it_saw(three: Any, mon
             folder.rename(directory / f"{len(seen) + 3:08d}")
         return read(folder)
 
-    monkeypatch.setattr(atomic, "read_manifest", slow_reader)
+    monkeypatch.setattr(atomic, "verify_folder", slow_reader)
     assert newest_good(directory, said.append) == directory / "00000005"
     assert seen == ["00000003", "00000002", "00000001", "00000005"]
     assert len(said) == 1
@@ -273,7 +277,7 @@ def test_reader_restores_a_newer_one_where_the_writer_deleted_what_it_chose(
     three: Any, make_state: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, directory, _ = three
-    read, seen = atomic.read_manifest, []
+    read, seen = atomic.verify_folder, []
 
     def slow_reader(folder: Any) -> Any:
         seen.append(folder.name)
@@ -281,7 +285,7 @@ def test_reader_restores_a_newer_one_where_the_writer_deleted_what_it_chose(
             folder.rename(directory / "00000004")
         return read(folder)
 
-    monkeypatch.setattr(atomic, "read_manifest", slow_reader)
+    monkeypatch.setattr(atomic, "verify_folder", slow_reader)
     reader = make_state()
     assert reader.hashes() != state.hashes()
     assert restore_newest(directory, reader) == directory / "00000004"
@@ -293,10 +297,12 @@ def test_restore_begins_afresh_only_where_that_is_allowed(three: Any) -> None:
     state, directory, said = three
     for folder in directory.glob("0*"):
         flip(folder / "manifest.json")
-    with pytest.raises(trainer.TrainingError, match=r"no checkpoint in .* is whole.*--allow_fresh_start"):
-        trainer.Checkpoint(directory, say=said.append).restore(state)
+    checkpoint = trainer.Checkpoint(directory)
+    checkpoint.say = said.append
+    with pytest.raises(trainer.TrainingError, match=r"no checkpoint in .* is whole.* with allow_fresh_start=True$"):
+        checkpoint.restore(state)
     assert not said
-    assert trainer.Checkpoint(directory, say=said.append).restore(state, allow_fresh_start=True) is None
+    assert checkpoint.restore(state, allow_fresh_start=True) is None
     assert len(said) == 3
     trainer.Checkpoint(directory).save(state)
     assert (directory / "00000003").exists()
@@ -361,7 +367,7 @@ def test_weights_alone_are_taken_without_what_is_excluded(
 
     model = make_state(model=other_head).model
     before = [np.array(variable) for variable in model.layers[-1].weights]
-    with pytest.raises(trainer.TrainingError, match=r"of another shape: .*dense/kernel.*--init_exclude=REGEX"):
+    with pytest.raises(trainer.TrainingError, match=r"of another shape: .*dense/kernel.*with exclude=REGEX$"):
         load_weights(folder, model)
     assert len(load_weights(folder, model, exclude="dense")) == len(model.weights) - 2
     assert all((np.array(variable) == 7).all() for layer in model.layers[:-1] for variable in layer.weights)
@@ -371,7 +377,8 @@ def test_weights_alone_are_taken_without_what_is_excluded(
 def test_asynchronous_save_is_the_state_as_it_was(make_state: Any, tmp_path: pathlib.Path) -> None:
     state = make_state(precision="mixed_float16", extras={"d": tf.Variable(1)})
     hashes = []
-    with trainer.Checkpoint(tmp_path, asynchronous=True, keep=9) as checkpoint:
+    checkpoint = trainer.Checkpoint(tmp_path, asynchronous=True, keep=9)
+    with checkpoint.open(state):
         for step in (1, 2, 3):
             state.step.assign(step)
             state.model.weights[0].assign_add(tf.ones_like(state.model.weights[0]))
@@ -393,7 +400,7 @@ def test_failure_of_an_asynchronous_save_surfaces(
     checkpoint(state, {})
     with pytest.raises(trainer.TrainingError, match="step 0 can't be saved"):
         checkpoint(state, {})
-    with pytest.raises(trainer.TrainingError, match="step 0 can't be saved"), checkpoint:
+    with pytest.raises(trainer.TrainingError, match="step 0 can't be saved"), checkpoint.open(state):
         checkpoint(state, {})
 
 
@@ -421,7 +428,9 @@ def test_keep_every_and_best_survive_and_the_best_is_known_after_a_restart(
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_state_with_a_nan_is_not_saved(make_state: Any, tmp_path: pathlib.Path, asynchronous: bool) -> None:
     state, said = make_state(), []
-    with trainer.Checkpoint(tmp_path, asynchronous=asynchronous, say=said.append) as checkpoint:
+    checkpoint = trainer.Checkpoint(tmp_path, asynchronous=asynchronous)
+    checkpoint.say = said.append
+    with checkpoint.open(state):
         checkpoint(state, {})
         state.step.assign(1)
         state.optimizer.variables[-1].assign(tf.fill(state.optimizer.variables[-1].shape, float("nan")))
@@ -436,12 +445,13 @@ def test_state_with_a_nan_is_not_saved(make_state: Any, tmp_path: pathlib.Path, 
 def test_state_with_a_nan_ends_training_where_that_is_asked_for(
     make_state: Any, tmp_path: pathlib.Path, asynchronous: bool
 ) -> None:
-    """A loss can be finite for ever over weights that aren't: the relu of some CPUs' kernels makes 0 of a NaN."""
+    """A loss can stay finite although weights aren't finite, because the relu of some CPUs' kernels turns NaN into 0."""
     state = make_state()
     state.model.variables[0].assign(tf.fill(state.model.variables[0].shape, float("nan")))
+    checkpoint = trainer.Checkpoint(tmp_path, asynchronous=asynchronous, abort_on_nonfinite=True)
     with (
         pytest.raises(trainer.TrainingError, match=r"step 0 is not saved: .*kernel has values that aren't finite"),
-        trainer.Checkpoint(tmp_path, asynchronous=asynchronous, abort_on_nonfinite=True) as checkpoint,
+        checkpoint.open(state),
     ):
         checkpoint(state, {})
     assert not checkpoint.folders()
@@ -451,13 +461,16 @@ def test_restore_compares_the_hashes_that_the_manifest_holds(
     make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = make_state()
-    checkpoint = trainer.Checkpoint(tmp_path, hash_tensors=True)
+    checkpoint = trainer.Checkpoint(tmp_path)
+    checkpoint.hash_tensors = True
     checkpoint.save(state)
     assert checkpoint.restore(state) == 0
     trackables = trainer.TrainState.trackables
     with monkeypatch.context() as patch:
         patch.setattr(trainer.TrainState, "trackables", lambda self: {**trackables(self), "step": tf.Variable(0)})
-        trainer.Checkpoint(tmp_path, hash_tensors=True).save(state)
+        again = trainer.Checkpoint(tmp_path)
+        again.hash_tensors = True
+        again.save(state)
         state.step.assign(5)
         with pytest.raises(trainer.TrainingError, match=r"not to the bit: step$"):
             checkpoint.restore(state)

@@ -1,4 +1,4 @@
-"""What a saver writes holds what TensorFlow's own `write` does, every time."""
+"""A saver writes the same tensors as TensorFlow's own `write`, at every save."""
 
 import pathlib
 from typing import Any
@@ -13,7 +13,7 @@ from loopwright.trainer.checkpoint.saver import Saver
 
 
 def tensors(prefix: pathlib.Path) -> dict[str, Any]:
-    """Every tensor of a checkpoint's files, the one that describes the tree too."""
+    """Every tensor of a checkpoint's files, including the description of the tree."""
     reader = tf.train.load_checkpoint(str(prefix))
     found = {key: np.asarray(reader.get_tensor(key)) for key in reader.get_variable_to_shape_map()}
     return {key: (value.dtype, value.shape, value.tolist()) for key, value in found.items()}
@@ -52,7 +52,8 @@ def test_what_joins_the_state_after_a_save_is_in_the_next(
     make_state: Any, tmp_path: pathlib.Path, asynchronous: bool
 ) -> None:
     state = make_state()
-    with trainer.Checkpoint(tmp_path, asynchronous=asynchronous) as checkpoint:
+    checkpoint = trainer.Checkpoint(tmp_path, asynchronous=asynchronous)
+    with checkpoint.open(state):
         for step in (0, 1, 2):
             state.step.assign(step)
             state.extras[f"joined{step}"] = tf.Variable(float(step + 5))
@@ -65,7 +66,7 @@ def test_what_joins_the_state_after_a_save_is_in_the_next(
 
 
 class Count(tf.train.experimental.PythonState):
-    """A number that only Python knows."""
+    """A number in Python, outside of any variable."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -78,7 +79,7 @@ class Count(tf.train.experimental.PythonState):
 
 
 class Counted(tf.Module):
-    """What a step may keep: a variable, and a count beside it."""
+    """Something that a step may keep: a variable and a count in Python."""
 
     def __init__(self, value: int) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ def test_state_in_python_is_saved_as_it_is_at_each_save(make_state: Any, tmp_pat
 
 
 class Table(tf.Module):
-    """A lookup table, whose content is no variable."""
+    """A lookup table, whose content isn't a variable."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class Table(tf.Module):
 
 
 class Reader(tf.Module):
-    """A place in a stream of data."""
+    """A variable, and a position in a stream of data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +121,7 @@ def test_what_is_in_no_variable_cannot_be_copied(
     make_state: Any, tmp_path: pathlib.Path, request: Any, kept: Any
 ) -> None:
     checkpoint = trainer.Checkpoint(tmp_path, asynchronous=True)
-    with pytest.raises(trainer.TrainingError, match="can't be saved with --async_checkpoints") as refused:
+    with pytest.raises(trainer.TrainingError, match="asynchronous=True can't copy the") as refused:
         checkpoint(make_state(extras={"kept": kept()}), {})
     assert request.node.callspec.id in str(refused.value)
     assert refused.value.exit_code == 2

@@ -1,4 +1,4 @@
-"""What `compile` and `fit` take: losses, metrics, weights, train steps and callbacks, held against `fit` itself."""
+"""Losses, metrics, weights, train steps and callbacks of `compile` and `fit`, compared with `fit` itself."""
 
 import functools
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from loopwright import trainer
 from loopwright.data.feed import array_feed
+from loopwright.trainer.checkpoint.checkpoint import restore_folder
 
 STEPS = 10  # two epochs, whose last batch is ragged
 SAMPLES = 38
@@ -44,7 +45,7 @@ def auc() -> keras.metrics.Metric:
     return keras.metrics.AUC(multi_label=True, num_labels=3, name="auc")
 
 
-#: What to compile, fresh for each use: model, data, arguments of `compile`, class weights.
+#: Functions that build a case: the model, the data, the arguments of `compile`, the class weights.
 CASES: dict[str, Callable[[], tuple[Any, Any, dict[str, Any], Any]]] = {
     "names": lambda: (
         one_output,
@@ -88,13 +89,13 @@ def feed_of(given: dict[str, Any], *, shuffle: bool = True) -> Any:
 
 
 def feed_with_targets(given: dict[str, Any], **options: Any) -> Any:
-    """A feed whose `y` may be a dict: it is fetched by the sample's index."""
+    """A feed whose `y` may be a dict. It is fetched by the sample's index."""
     feed = array_feed(given["x"], np.zeros(SAMPLES, np.int64), batch_size=8, **options)
     return Fetched(feed, given)
 
 
 class Fetched:
-    """A feed with other targets, and weights, for the same samples."""
+    """A feed with different targets, and with weights, for the same samples."""
 
     def __init__(self, feed: Any, given: dict[str, Any]) -> None:
         self.feed, self.given = feed, given
@@ -175,7 +176,7 @@ def test_objective_gives_the_weights_and_the_numbers_of_fit(case: str) -> None:
     model, logs, evaluated = by_graph(case)
     assert distance(fitted, model) == 0
     assert set(history) == set(logs) == set(evaluated)
-    # fit gives a ragged batch's part losses the weight of a whole batch; here every row counts alike.
+    # `fit` gives the partial losses of a ragged batch the weight of a whole batch. Here every row has the same weight.
     exact = {name for name in history if not name.endswith("_loss")}
     assert {name: logs[name] for name in exact} == pytest.approx({name: history[name] for name in exact}, rel=1e-6)
     assert {name: logs[name] for name in logs} == pytest.approx(history, rel=0.2)
@@ -273,7 +274,7 @@ def test_metrics_are_restored_in_the_middle_of_a_window(tmp_path: Any) -> None:
     hooks = [trainer.every(7, log), trainer.every(4, checkpoint)]
     trainer.train(state, feed, step, num_steps=7, execution=trainer.graph(), hooks=hooks)
     again, feed, step = fresh()
-    trainer.checkpoint.restore_folder(tmp_path / "00000004", again)
+    restore_folder(tmp_path / "00000004", again)
     trainer.train(again, feed, step, num_steps=7, execution=trainer.graph(), hooks=[trainer.every(7, log)])
     assert logs[0] == logs[1]
     assert "auc" in logs[0]
@@ -303,7 +304,7 @@ def test_class_weights_multiply_sample_weights() -> None:
 def test_class_weights_of_two_outputs_are_refused() -> None:
     given = data(two=True)
     objective = trainer.objective_from_keras("mse", class_weight={0: 1.0})
-    with pytest.raises(ValueError, match="one output"):
+    with pytest.raises(ValueError, match="single output"):
         objective(two_outputs(), {"x": given["x"], "y": given["y"]}, training=False)
 
 
@@ -315,7 +316,7 @@ def test_class_weights_are_one_where_none_is_given(labels: Any) -> None:
 
 
 class OwnStep(keras.Model):
-    """A model with a train step and a loss of its own, and a metric that it keeps itself."""
+    """A model that overrides the train step and the loss, and keeps its own metric."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -370,7 +371,7 @@ def test_step_from_keras_runs_the_models_own_train_step(tmp_path: Any) -> None:
     model = own_step(given)
     step = trainer.step_from_keras(model, feed.element_spec)
     again = trainer.TrainState.create(model, model.optimizer, metrics=model.metrics)
-    trainer.checkpoint.restore_folder(tmp_path / "00000004", again)
+    restore_folder(tmp_path / "00000004", again)
     trainer.train(
         again, feed, step, num_steps=STEPS, execution=trainer.graph(), hooks=[trainer.every(feed.steps_per_epoch, log)]
     )
@@ -430,7 +431,7 @@ def test_keras_callback_is_called_as_fit_calls_it() -> None:
     assert callback_params == callback.params
     seen.clear()
     train_with(callback, num_steps=2 * steps + 2)
-    assert seen[-2:] == [2, "end"]  # an epoch that begins and has no end
+    assert seen[-2:] == [2, "end"]  # an epoch that begins and doesn't end
 
 
 def test_keras_early_stopping_stops_and_restores_the_best_weights() -> None:

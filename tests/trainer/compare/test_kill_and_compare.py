@@ -1,4 +1,4 @@
-"""What a killed run left is read right, and no difference is overlooked."""
+"""The folder of a killed run is read correctly, and every difference is found."""
 
 import json
 import pathlib
@@ -32,8 +32,8 @@ def edit(name: str, old: str, new: str) -> Callable[[pathlib.Path], Any]:
 def test_equal_runs_have_no_differences(tmp_path: pathlib.Path) -> None:
     one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other")
     assert kill_and_compare.differences(one, other) == []
-    assert kill_and_compare.counts(one) == {"tensors": 2, "steps": 3, "records": 1}
-    assert kill_and_compare.last_step(one) == 4  # half a line counts: the step was taken
+    assert kill_and_compare.compared_counts(one) == {"tensors": 2, "steps": 3, "records": 1}
+    assert kill_and_compare.last_logged_step(one) == 4  # the half-written line counts, because the step was taken
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,18 @@ def test_flipped_byte_damages_a_checkpoint(tmp_path: pathlib.Path) -> None:
     checkpoint = make_run(tmp_path) / "checkpoints" / "00000003"
     path = kill_and_compare.flip_byte(checkpoint)
     with pytest.raises(atomic.Damaged, match=path.name):
-        atomic.read_manifest(checkpoint)
+        atomic.verify_folder(checkpoint)
 
 
 def test_phase_is_told_by_what_is_left(tmp_path: pathlib.Path) -> None:
     run = make_run(tmp_path)
-    assert kill_and_compare.phase(run, began_at=4) == "start-up"
-    assert kill_and_compare.phase(run, began_at=0, eval_every=3) == "steps"
-    assert kill_and_compare.phase(run, began_at=0, eval_every=2) == "evaluation"
+    assert kill_and_compare.phase_of_kill(run, began_at=4) == "start-up"
+    assert kill_and_compare.phase_of_kill(run, began_at=0, eval_every=3) == "steps"
+    assert kill_and_compare.phase_of_kill(run, began_at=0, eval_every=2) == "evaluation"
     (run / "checkpoints" / ".tmp-1-00000006").mkdir()
-    assert kill_and_compare.phase(run, began_at=0) == "save"
+    assert kill_and_compare.phase_of_kill(run, began_at=0) == "save"
     (run / "checkpoints" / ".tmp-1-deleted-00000003").mkdir()
-    assert kill_and_compare.phase(run, began_at=0) == "deletion"
+    assert kill_and_compare.phase_of_kill(run, began_at=0) == "deletion"
 
 
 def test_random_kills_rise_and_half_of_them_are_in_saves() -> None:

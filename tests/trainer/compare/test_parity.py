@@ -1,4 +1,4 @@
-"""The certificate: the loop and `model.fit` reach the same bits, and a broken loop is caught at its first wrong step."""
+"""The loop and `model.fit` reach the same bits, and a certificate finds the first wrong step of a broken loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ CLASSES = 3
 
 
 def regularised() -> keras.Model:
-    """Batch norm, dropout and regularisers of two kinds."""
+    """Batch norm, dropout and two kinds of regularizers."""
     return keras.Sequential(
         [
             keras.Input(SHAPE),
@@ -39,7 +39,7 @@ def dense() -> keras.Model:
 
 
 def two_by_two() -> keras.Model:
-    """Two inputs, two outputs, dropout on both ways."""
+    """Two inputs, two outputs, and dropout on both paths."""
     image, size = keras.Input(SHAPE, name="image"), keras.Input((1,), name="size")
     x = layers.Dropout(0.2)(layers.Flatten()(image))
     x = layers.Concatenate()([x, layers.Dense(4)(size)])
@@ -82,7 +82,7 @@ def certify(
     label_smoothing: float = 0.0,
     **options: Any,
 ) -> trainer.Certificate:
-    """`trainer.certify` over a classification; `broken` makes another execution of the right one."""
+    """`trainer.certify` of a classification. `broken` makes a faulty execution from the right one."""
     fitted = fresh(build, precision)
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     fitted.compile(optimizer(fitted), loss, metrics=["accuracy"], **FIT_OPTIONS[execution])
@@ -107,7 +107,7 @@ def certify(
 
 
 def made(name: str, schedule: str = "constant", precision: str = "float32", **options: Any) -> Callable[..., Any]:
-    """An optimizer as the flags make it."""
+    """An optimizer as the flags build it."""
     rate = trainer.make_schedule(schedule, 1e-2, warmup_steps=2 * (schedule == "cosine"), total_steps=STEPS)
     return lambda model: trainer.make_optimizer(name, rate, precision=precision, model=model, **options)
 
@@ -187,7 +187,7 @@ def test_several_inputs_and_outputs_with_loss_weights_are_those_of_fit() -> None
 
 
 def with_step(change: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
-    """An execution that binds another step; `change(state, step)` makes it."""
+    """An execution that binds a different step, made by `change(state, step)`."""
     return lambda execution: lambda state, step, feed: execution(state, change(state, step), feed)
 
 
@@ -317,7 +317,7 @@ def test_models_of_other_shapes_and_short_feeds_are_refused(make_feed: Any) -> N
         width = next(sizes)
         return keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(width), layers.Dense(CLASSES)])
 
-    with pytest.raises(trainer.TrainingError, match="differ in their weights"):
+    with pytest.raises(trainer.TrainingError, match="different weights"):
         certify(make_feed(side=SHAPE[0]), other)
     with pytest.raises(trainer.TrainingError, match="ends at step 5"):
         certify(make_feed(side=SHAPE[0], shuffle=False), dense)

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from loopwright import models, trainer
+from loopwright.trainer.checkpoint.checkpoint import restore_folder
 
 
 def mlp() -> keras.Model:
@@ -101,7 +102,7 @@ def test_xla_goes_on_in_the_middle_of_a_stack(
     checkpoint = trainer.Checkpoint(tmp_path)
     straight, logged, _ = trained(trainer.xla(4), model=dropout_mlp, hooks=[trainer.every(17, checkpoint)])
     state = make_state(dropout_mlp)
-    trainer.checkpoint.restore_folder(tmp_path / "00000017", state)
+    restore_folder(tmp_path / "00000017", state)
     step, seen = trainer.gradient_step(objective), []
     hooks = [trainer.every(10, lambda state, metrics: seen.append({k: float(v) for k, v in metrics.items()}))]
     trainer.train(state, make_feed(), step, num_steps=23, execution=trainer.xla(4), hooks=hooks)

@@ -159,5 +159,5 @@ def test_clipping_by_norm_and_by_value() -> None:
 
     assert moved(clip_norm=1.0) == pytest.approx([-0.6, 0.8])
     assert moved(clip_value=2.0) == [-2, 2]
-    with pytest.raises(ValueError, match=r"clip_norm=1.0 and --clip_value=2.0"):
+    with pytest.raises(ValueError, match=r"clip_norm=1.0 and clip_value=2.0"):
         moved(clip_norm=1.0, clip_value=2.0)

@@ -20,7 +20,7 @@ EPOCH = FEED.steps_per_epoch
 
 
 def train(state: trainer.TrainState, case: str, epochs: int) -> None:
-    """Epochs from the state's step on, by the loop or by `fit`."""
+    """Trains epochs from the state's step on, by the loop or by `fit`."""
     name, _, _, by = case.split(",")
     step = int(state.step)
     if by == "loop":
@@ -33,7 +33,7 @@ def train(state: trainer.TrainState, case: str, epochs: int) -> None:
 
 
 def begin(folder: pathlib.Path, case: str) -> Any:
-    """Two epochs, an export, and a third: the variables after it are what going on must give."""
+    """Trains two epochs, exports, and trains a third epoch. The resumed training must reach the same variables."""
     name, optimizer, precision, _ = case.split(",")
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
@@ -50,12 +50,12 @@ def begin(folder: pathlib.Path, case: str) -> Any:
 
 
 def values(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, np.ndarray]:
-    """Weights, seeds and, by what they are of, the optimizer's variables."""
-    from loopwright.trainer.export.h5_reader import slots
+    """The weights, the seeds, and the optimizer's variables by their names in the file."""
+    from loopwright.trainer.export.h5_reader import optimizer_slots
 
     place = {id(variable): number for number, variable in enumerate(model.weights)}
     named = {f"model/{number}": variable for number, variable in enumerate(model.variables)}
-    named |= {f"optimizer/{name}": variable for name, variable in slots(optimizer, place).items()}
+    named |= {f"optimizer/{name}": variable for name, variable in optimizer_slots(optimizer, place).items()}
     return {name: variable.numpy() for name, variable in named.items()}
 
 

@@ -1,4 +1,4 @@
-"""The `.h5` that trains on: exactly, in another process, by the loop and by `fit`; and what plain Keras makes of it."""
+"""Training goes on exactly from an `.h5` in another process, by the loop and by `fit`; plain Keras reads the file."""
 
 import json
 import pathlib
@@ -88,7 +88,7 @@ def test_plain_keras_loads_and_fits(tiny_model: Any, tmp_path: pathlib.Path, opt
 def test_plain_keras_cannot_train_on_what_it_saved(tiny_model: Any, tmp_path: pathlib.Path) -> None:
     compiled(tiny_model, "adam").save(tmp_path / "plain.h5")
     loaded = keras.models.load_model(tmp_path / "plain.h5")
-    with pytest.raises(ValueError, match="Unknown variable"):  # the day this is mended, repair_h5 can go
+    with pytest.raises(ValueError, match="Unknown variable"):  # when Keras fixes this, repair_h5 can go
         fit(loaded)
 
 
@@ -121,7 +121,7 @@ def test_repair_names_what_is_missing(tiny_model: Any, tmp_path: pathlib.Path) -
     tiny_model().save(tmp_path / "plain.h5", include_optimizer=False)
     with pytest.raises(trainer.TrainingError, match="holds no optimizer"):
         trainer.repair_h5(tmp_path / "plain.h5")
-    with pytest.raises(trainer.TrainingError, match="repair_h5 reads what"):
+    with pytest.raises(trainer.TrainingError, match="repair_h5 reads it"):
         trainer.load_h5(tmp_path / "plain.h5")
 
 
@@ -175,7 +175,7 @@ def test_averages_are_what_keras_reads_and_the_trained_weights_go_on(
 
 
 class Backwards(keras.Model):
-    """Makes its layers in another order than `call` uses them, so that its twin has its variables in another order."""
+    """Creates its layers in a different order than `call` uses them, so its twin has its variables in another order."""
 
     def __init__(self) -> None:
         super().__init__(name="backwards")
@@ -341,7 +341,7 @@ def test_optimizer_that_cannot_be_mapped_is_refused(tiny_model: Any, tmp_path: p
             self.pairs = {"first": self.add_variable((), name="odd")}
 
     state = trainer.TrainState.create(tiny_model(), Odd(0.1))
-    with pytest.raises(trainer.TrainingError, match="Odd keeps variables"):
+    with pytest.raises(trainer.TrainingError, match="variables of the optimizer Odd"):
         trainer.export_h5(state, tmp_path / "model.h5")
     assert not list(tmp_path.iterdir())
 

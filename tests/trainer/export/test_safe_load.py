@@ -1,4 +1,4 @@
-"""The door: hostile and damaged model files are refused in a line, before Keras or HDF5 sees what it shouldn't."""
+"""Hostile and damaged model files are refused with one line, before Keras or HDF5 reads them."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ import pytest
 from loopwright import trainer
 from loopwright.trainer.export import safe_load
 
-#: What a hostile file would do: leave a mark.
+#: The code of a hostile file: it leaves a mark.
 MARK = "mark"
 
 
@@ -38,7 +38,7 @@ def small() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with a harmless model.h5 and model.keras, and a file that isn't theirs to read."""
+    """A folder with a harmless model.h5 and model.keras, and a file that no model file may read."""
     folder = tmp_path_factory.mktemp("good")
     model = small()
     trainer.export_h5(model, folder / "model.h5")
@@ -79,11 +79,11 @@ def dense(**config: Any) -> Callable[..., None]:
 
 LAMBDA = {"class_name": "__lambda__", "config": {"code": "PAYLOAD", "defaults": None, "closure": None}}
 CONFIGS = {
-    "lambda": (layer("Lambda", function=LAMBDA), "code of its own"),
-    "lambda-of-keras-2": (layer("Lambda", None, function=["PAYLOAD", None, None]), "code of its own"),
-    "lambda-as-activation": (dense(activation=LAMBDA), "code of its own"),
-    "saved-model-layer": (layer("TFSMLayer", filepath="/elsewhere", call_endpoint="serve"), "code of its own"),
-    "torch-module": (layer("TorchModuleWrapper", module="PAYLOAD"), "code of its own"),
+    "lambda": (layer("Lambda", function=LAMBDA), "holds code"),
+    "lambda-of-keras-2": (layer("Lambda", None, function=["PAYLOAD", None, None]), "holds code"),
+    "lambda-as-activation": (dense(activation=LAMBDA), "holds code"),
+    "saved-model-layer": (layer("TFSMLayer", filepath="/elsewhere", call_endpoint="serve"), "holds code"),
+    "torch-module": (layer("TorchModuleWrapper", module="PAYLOAD"), "holds code"),
     "foreign-module": (layer("Popen", "subprocess", args=["true"]), "isn't Keras's"),
     "foreign-function": (
         dense(activation={"class_name": "function", "module": "os", "config": "system", "registered_name": "system"}),
@@ -97,7 +97,7 @@ CONFIGS = {
 
 @pytest.fixture
 def guarded(tmp_path: pathlib.Path) -> Iterator[None]:
-    """Fails a test in which a file left its mark, or took more than a gigabyte or half a minute of work."""
+    """Fails a test in which a file left its mark, or needed more than a gigabyte or half a minute."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     yield
     assert time.process_time() - start < 30
@@ -123,7 +123,7 @@ def assert_refused(path: pathlib.Path, part: str) -> None:
 
 
 def rewrite(source: pathlib.Path, target: pathlib.Path, members: dict[str, Any]) -> None:
-    """An archive with other members; a pair is data and how it's compressed."""
+    """An archive with different members. A pair is the data and its compression."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name, data in {**{info.filename: old.read(info) for info in old.infolist()}, **members}.items():
             if data is not None:
@@ -161,7 +161,7 @@ def test_code_in_what_compiles_is_refused(
         loss = {"class_name": "__lambda__", "config": {"value": [payload(tmp_path), None, None]}}
         file.attrs["training_config"] = json.dumps({"loss": loss, "loss_weights": None})
     forbid(monkeypatch, hdf5=False)
-    assert_refused(path, "code of its own")
+    assert_refused(path, "holds code")
 
 
 def replace_kernel(make: Callable[[h5py.File, str, pathlib.Path], None]) -> Callable[..., None]:
@@ -198,7 +198,7 @@ def bomb(file: h5py.File, kernel: str, folder: pathlib.Path) -> None:
 def chunk_bomb(file: h5py.File, kernel: str, folder: pathlib.Path) -> None:
     shape = file[kernel].shape if kernel in file else (4, 3)
     file.pop(kernel, None)
-    chunks = (*shape[:-1], (3 << 28) // math.prod(shape[:-1]))  # which HDF5 unpacks whole
+    chunks = (*shape[:-1], (3 << 28) // math.prod(shape[:-1]))  # HDF5 unpacks a chunk as a whole
     file.create_dataset(kernel, shape, "f4", chunks=chunks, maxshape=(*shape[:-1], None), compression="gzip")
 
 
@@ -213,13 +213,13 @@ def loop(file: h5py.File, kernel: str, folder: pathlib.Path) -> None:
 
 
 HDF5 = {
-    "soft-link": (replace_kernel(soft), "link to elsewhere"),
-    "external-link": (replace_kernel(external), "link to elsewhere"),
+    "soft-link": (replace_kernel(soft), "link to another place"),
+    "external-link": (replace_kernel(external), "link to another place"),
     "external-storage": (replace_kernel(storage), "external storage"),
     "virtual-dataset": (replace_kernel(virtual), "virtual dataset"),
     "shape-bomb": (replace_kernel(bomb), "asks for 3.2 GB"),
     "chunk-bomb": (replace_kernel(chunk_bomb), "asks for"),
-    "group-link": (group_link, "link to elsewhere"),
+    "group-link": (group_link, "link to another place"),
     "loop": (loop, "loop"),
 }
 
@@ -270,7 +270,7 @@ BYTES = {
     "text.keras": (lambda good: b"hello\n" * 99, "no whole .keras archive"),
     "half.keras": (lambda good: cut(good / "model.keras", 9_000), "no whole .keras archive"),
     "hdf5.keras": (lambda good: (good / "model.h5").read_bytes(), "no whole .keras archive"),
-    "pickle.pkl": (lambda good: pickle.dumps({"a": 1}), "neither an .h5 nor a .keras"),
+    "pickle.pkl": (lambda good: pickle.dumps({"a": 1}), "neither an .h5 file nor a .keras"),
 }
 
 
@@ -296,7 +296,7 @@ MEMBERS = {
     "no-config": ({"config.json": None}, "no config.json"),
     "pickled-weights": ({"model.weights.h5": None, "model.weights.npz": pickle.dumps(1)}, "no model.weights.h5"),
     "text-for-weights": ({"model.weights.h5": b"hello\n" * 99}, "no HDF5 file"),
-    "config-is-no-json": ({"config.json": b"{"}, "no JSON"),
+    "config-is-no-json": ({"config.json": b"{"}, "not JSON"),
 }
 
 
@@ -321,7 +321,7 @@ def test_link_in_an_archive_is_refused(good: pathlib.Path, tmp_path: pathlib.Pat
 
 @pytest.mark.parametrize(
     ("value", "part"),
-    [("{", "no JSON"), ("[1]", "is a list"), ("[" * 100_000, "no JSON"), (3, "no text"), (None, "no Keras model")],
+    [("{", "not JSON"), ("[1]", "is a list"), ("[" * 100_000, "not JSON"), (3, "not text"), (None, "no Keras model")],
 )
 def test_damaged_configuration_is_refused(good: pathlib.Path, tmp_path: pathlib.Path, value: Any, part: str) -> None:
     path = pathlib.Path(shutil.copy(good / "model.h5", tmp_path / "evil.h5"))
@@ -333,7 +333,7 @@ def test_damaged_configuration_is_refused(good: pathlib.Path, tmp_path: pathlib.
 
 
 @pytest.mark.parametrize("read", [trainer.load_h5, trainer.repair_h5, lambda path: trainer.restore_h5(path, None)])
-def test_every_reader_goes_through_the_door(
+def test_every_reader_checks_the_file_first(
     good: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, read: Any
 ) -> None:
     (tmp_path / "evil.h5").write_bytes(b"hello")
@@ -352,7 +352,7 @@ def test_harmless_file_gets_through(good: pathlib.Path, kind: str) -> None:
 def test_trusted_file_may_bring_code(tmp_path: pathlib.Path) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2)])
     model.save(tmp_path / "model.keras")
-    assert_refused(tmp_path / "model.keras", "--trust_file")
+    assert_refused(tmp_path / "model.keras", "trust=True")
     loaded = safe_load.load_model(tmp_path / "model.keras", trust=True)
     assert np.array_equal(loaded(np.ones((1, 4), np.float32)), np.full((1, 4), 2, np.float32))
 

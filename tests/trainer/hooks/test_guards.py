@@ -1,4 +1,4 @@
-"""Guards: numbers that are none never reach the weights or a checkpoint, and calls fit the grace."""
+"""Guards: values that aren't finite never reach the weights or a checkpoint, and calls fit the time after SIGTERM."""
 
 import itertools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from loopwright.trainer.hooks.signals import ShortCalls
 
 @pytest.fixture
 def poisoned(make_feed: Any) -> Callable[[int], Any]:
-    """`poisoned(n)`: the feed of five batches an epoch, in which a batch of every epoch, the one with sample n, is NaN."""
+    """`poisoned(n)`: a feed of five batches an epoch. The inputs of sample n are NaN, so one batch of each epoch is spoilt."""
 
     def make(sample: int) -> Any:
         def poison(x: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
@@ -31,7 +31,7 @@ def poisoned(make_feed: Any) -> Callable[[int], Any]:
 
 @pytest.fixture
 def objective() -> Any:
-    """Cross-entropy, NaN where an input is: the relu of some CPUs' kernels makes 0 of a NaN."""
+    """Cross-entropy that is NaN where an input is NaN. A relu alone can hide it: some CPUs' kernels turn NaN into 0."""
     plain = trainer.classification(from_logits=True)
 
     def one(model: Any, batch: Any, *, training: bool) -> Any:
@@ -75,10 +75,10 @@ def test_skipped_update_leaves_weights_slots_and_moving_statistics(
     saver = Saver(state)
     assert saver.first_nonfinite(saver.read()) is None
     assert int(state.optimizer.iterations) == 8
-    assert sum(np.isnan(values["loss"]) for values in means) == 2  # a window of nothing but skipped steps has no mean
+    assert sum(np.isnan(values["loss"]) for values in means) == 2  # a window in which every step was skipped has no mean
 
 
-@pytest.mark.parametrize("sample", range(0, 70, 9))  # in every one of the places of an update's batches
+@pytest.mark.parametrize("sample", range(0, 70, 9))  # in each place that a batch of an update can have
 def test_update_of_several_batches_is_left_out_as_a_whole(
     make_state: Any, objective: Any, poisoned: Any, sample: int
 ) -> None:
@@ -123,7 +123,7 @@ def test_skip_limit_ends_a_run_without_a_loss_scale(make_state: Any, objective: 
     state.extras |= step.extras(state.model, state.optimizer)
     feed = make_feed(augment=lambda x, index, epoch: tf.cast(x, tf.float32) * float("nan"))
     with pytest.raises(
-        trainer.TrainingError, match=r"9 updates in a row .*conv/kernel is not finite; lower --learning_rate"
+        trainer.TrainingError, match=r"9 updates in a row .*conv/kernel is not finite; lower learning_rate"
     ):
         trainer.train(state, feed, step, num_steps=20, execution=trainer.graph(9), hooks=[trainer.AbortOnSkips(8)])
 
@@ -140,7 +140,7 @@ def test_counts_of_skips_do_not_depend_on_the_length_of_calls(make_state: Any, o
     assert hashes[0] == hashes[1] == hashes[2]
 
 
-def test_loss_that_is_no_number_ends_the_run_before_later_hooks(make_state: Any, objective: Any, poisoned: Any) -> None:
+def test_nan_loss_ends_the_run_before_later_hooks(make_state: Any, objective: Any, poisoned: Any) -> None:
     called: list[int] = []
     hooks = [AbortOnNonfinite(), lambda state, metrics: called.append(int(state.step))]
     with pytest.raises(trainer.TrainingError, match=r"the loss is nan up to step \d, which is not saved"):
@@ -156,7 +156,7 @@ def test_loss_that_is_no_number_ends_the_run_before_later_hooks(make_state: Any,
     assert len(called) < 5
 
 
-def test_calls_are_shortened_to_a_third_of_the_grace() -> None:
+def test_calls_are_shortened_to_a_third_of_the_time_after_sigterm() -> None:
     now = itertools.count()  # a second a look
     short = ShortCalls(30, Clock(lambda: float(next(now))))
     state: Any = type("State", (), {"step": 0})()

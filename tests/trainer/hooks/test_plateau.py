@@ -1,4 +1,4 @@
-"""Early stopping and a lower rate on a plateau, over resumed runs too."""
+"""Early stopping and a lower learning rate on a plateau, in resumed runs, too."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from loopwright import trainer
 
 
 class Scripted:
-    """An evaluation whose results are written down beforehand."""
+    """An evaluation whose results are given beforehand."""
+
+    reads_metrics = False
+    objective = None
 
     def __init__(self, name: str, values: list[float]) -> None:
         self.name, self.values = name, list(values)
@@ -16,8 +19,6 @@ class Scripted:
 
     def __call__(self, state: Any, metrics: Any) -> None:
         self.last = {self.name: self.values.pop(0)}
-
-    reads_metrics = False
 
 
 def run(state: Any, feed: Any, objective: Any, *hooks: Any, num_steps: int = 20) -> int:
@@ -49,7 +50,7 @@ def test_early_stop_waits_for_an_improvement(
         (("loss", [0.5, 0.6]), ("loss", [0.7, 0.8, 0.9]), 3, 8),
         (("accuracy", [0.9, 0.8]), ("loss", [5.0, 6.0, 7.0]), 2, 10),
     ],
-    ids=["goes on waiting", "begins anew with another metric"],
+    ids=["goes on waiting", "begins again with another metric"],
 )
 def test_early_stop_of_a_resumed_run(
     make_state: Any,
@@ -69,6 +70,7 @@ def test_early_stop_of_a_resumed_run(
     again = trainer.early_stop(evaluate, after[0], patience)
     state = make_state(extras={"stop": again})
     assert checkpoint.restore(state) == 4
+    assert not again.exhausted()
     assert run(state, make_feed(), objective, evaluate, again) == stopped_at
     assert again.exhausted()
     assert again.reason() == f"loss has not improved for {patience} evaluations"
@@ -110,5 +112,7 @@ def test_bad_numbers_are_refused(make_state: Any, make_feed: Any, objective: Any
         trainer.early_stop(evaluate, "loss", 0)
     with pytest.raises(ValueError, match=r"factor=1.5"):
         trainer.reduce_on_plateau(evaluate, "loss", 2, 1.5)
-    with pytest.raises(KeyError, match=r"monitor='acuracy'.*loss"):
-        run(make_state(), make_feed(), objective, evaluate, trainer.early_stop(evaluate, "acuracy", 2))
+    with pytest.raises(ValueError, match=r"monitor=acuracy: .*write acuracy:min or acuracy:max"):
+        trainer.early_stop(evaluate, "acuracy", 2)
+    with pytest.raises(KeyError, match=r"monitor=acuracy: evaluation gives loss"):
+        run(make_state(), make_feed(), objective, evaluate, trainer.early_stop(evaluate, "acuracy:max", 2))

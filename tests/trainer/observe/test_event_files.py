@@ -1,4 +1,4 @@
-"""Event files: cut where a run goes on, whole or torn, read by TensorBoard's own readers."""
+"""Event files, whole or half-written, are cut where a run resumes, and TensorBoard's own readers read them."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Where the seconds of a run go, over its restarts, and retraces."""
+"""Where the seconds of a run go, over all its processes, and warnings about functions that are traced again."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from loopwright.trainer.observe.goodput import Goodput
 
 
 class Time:
-    """A clock that stands still until it is told to go."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -29,7 +29,7 @@ def process(path: pathlib.Path, last_record: float | None = None, **seconds: flo
     now = Time()
     clock = Clock(now)
     goodput = Goodput(path, clock)
-    goodput.start(last_record)
+    goodput.read(last_record)
     for name, value in seconds.items():
         with clock.phase(name):
             now.seconds += value
@@ -58,14 +58,14 @@ def test_goodput_counts_what_a_killed_process_did_after_its_checkpoint_as_lost(t
         assert summary["seconds"]["lost"] == pytest.approx(7.5, abs=1e-3)
 
 
-def test_damaged_goodput_is_named(tmp_path: pathlib.Path) -> None:
+def test_damaged_goodput_file_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "goodput.json").write_text('{"processes": [3]}')
     with pytest.raises(TrainingError, match=r"goodput\.json is damaged"):
         process(tmp_path / "goodput.json", last_record=1.0)
 
 
 @pytest.mark.parametrize("execution", [trainer.graph, pytest.param(trainer.xla, marks=pytest.mark.slow), trainer.eager])
-def test_execution_tells_of_compilation_and_waits(
+def test_execution_counts_compilation_and_waits_for_input(
     make_state: Any, make_feed: Any, objective: Any, execution: Any
 ) -> None:
     clock, state = Clock(), make_state()
@@ -104,7 +104,7 @@ def test_retrace_names_the_argument_that_changed(caplog: pytest.LogCaptureFixtur
     ]
 
 
-def test_evaluation_of_a_feed_that_changes_is_warned_of(
+def test_evaluation_of_a_feed_that_changes_gives_a_warning(
     make_state: Any, make_feed: Any, objective: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed = make_feed(samples=64, shuffle=False)
@@ -134,7 +134,7 @@ def test_process_that_dies_before_its_first_checkpoint_loses_no_idle_hours(tmp_p
     path.write_text(json.dumps(monday))
     clock = Clock(Time())
     goodput = Goodput(path, clock)
-    goodput.start(None)
+    goodput.read(None)
     goodput.save()  # as a run does when it starts
     began = json.loads(path.read_text())["processes"][-1]["saved"]
     summary = process(path, began + 9.0).summary()

@@ -1,4 +1,4 @@
-"""Predictions of a split, and what follows from them."""
+"""Predictions of a split, and the figures computed from them."""
 
 import pathlib
 from typing import Any
@@ -56,7 +56,7 @@ def test_saved_predictions_are_loaded_again(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 half an archive"])
 def test_file_without_predictions_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "predictions.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"predictions\.npz: holds no predictions"):
+    with pytest.raises(ValueError, match=r"predictions\.npz holds no predictions"):
         Predictions.load(tmp_path / "predictions.npz")
 
 
@@ -88,6 +88,6 @@ def test_predictor_passes_padding_over(make_state: Any, make_feed: Any) -> None:
 @pytest.mark.parametrize("classes", [3, 31, 200])
 def test_confusion_picture_is_drawn_for_any_number_of_classes(classes: int) -> None:
     confusion = np.eye(classes, dtype=np.int64) * 9
-    png = pictures.confusion_picture(confusion, [f"a long name of class {k}" for k in range(classes)])
+    png = pictures.confusion_png(confusion, [f"a long name of class {k}" for k in range(classes)])
     assert png.startswith(b"\x89PNG")
-    assert png != pictures.confusion_picture(confusion[::-1], [f"a long name of class {k}" for k in range(classes)])
+    assert png != pictures.confusion_png(confusion[::-1], [f"a long name of class {k}" for k in range(classes)])

@@ -1,4 +1,4 @@
-"""What a run shows on a terminal and elsewhere, and how it takes a signal."""
+"""What a run shows on a terminal and elsewhere, and what it does when a signal comes."""
 
 import io
 import os
@@ -23,7 +23,7 @@ VALUES = {"accuracy": 0.5, "loss": 1.25, "learning_rate": 0.001, "examples_per_s
 def show(progress: Progress, state: Any) -> None:
     """A run of 200 steps of which 150 are done: training and evaluation are written, the view is drawn."""
     state.step.assign(150)
-    with progress:
+    with progress.open(state):
         progress.write(Record(100, "eval", {"loss": 1.5, "accuracy": 0.875}))
         progress.write(Record(150, "train", VALUES))
         progress(state, {"loss": tf.constant(1.25), "accuracy": tf.constant(0.5)})
@@ -37,14 +37,15 @@ def shown(make_state: Any) -> Any:
     def go(*, terminal: bool, mode: str = "auto", width: int = 120) -> str:
         text = io.StringIO()
         console = Console(file=text, force_terminal=terminal, width=width, color_system=None)
-        show(Progress(num_steps=200, steps_per_epoch=100, mode=mode, console=console), make_state())
+        progress = Progress(num_steps=200, steps_per_epoch=100, monitor="accuracy", mode=mode, console=console)
+        show(progress, make_state())
         return text.getvalue()
 
     return go
 
 
 @pytest.mark.parametrize(("terminal", "mode"), [(False, "auto"), (False, "plain"), (True, "plain")])
-def test_progress_prints_a_line_a_record_where_nothing_moves(shown: Any, terminal: bool, mode: str) -> None:
+def test_progress_prints_a_line_for_each_record_where_nothing_moves(shown: Any, terminal: bool, mode: str) -> None:
     assert shown(terminal=terminal, mode=mode).splitlines() == [
         "step 100  eval   loss 1.5000  accuracy 0.8750",
         "step 150  train  loss 1.2500  accuracy 0.5000  lr 0.001  1,234/s",
@@ -60,6 +61,11 @@ def test_progress_none_says_nothing(shown: Any, terminal: bool) -> None:
 def test_progress_refuses_an_unknown_mode() -> None:
     with pytest.raises(ValueError, match="mode='loud'"):
         Progress(num_steps=1, steps_per_epoch=1, mode="loud")
+
+
+def test_progress_refuses_a_monitor_without_a_direction() -> None:
+    with pytest.raises(ValueError, match=r"monitor=edits: .*write edits:min or edits:max"):
+        Progress(monitor="edits")
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
@@ -105,7 +111,13 @@ def test_progress_view_does_not_ask_for_numbers_at_every_call(make_state: Any) -
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_saves_and_stops_after_the_call(
-    make_state: Any, make_feed: Any, objective: Any, tmp_path: pathlib.Path, signum: int, code: int
+    make_state: Any,
+    make_feed: Any,
+    objective: Any,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    signum: int,
+    code: int,
 ) -> None:
     state, checkpoint = make_state(), trainer.Checkpoint(tmp_path)
     former = signal.getsignal(signum)
@@ -113,11 +125,14 @@ def test_signal_saves_and_stops_after_the_call(
     def kill(state: trainer.TrainState, metrics: Any) -> None:
         os.kill(os.getpid(), signum)
 
-    with SaveOnSignal(checkpoint) as save_on_signal, pytest.raises(Interrupted, match="at step 5") as stopped:
-        hooks = [trainer.every(5, kill), save_on_signal]
-        step = trainer.gradient_step(objective)
+    step = trainer.gradient_step(objective)
+    with pytest.raises(Interrupted, match="at step 5") as stopped:
+        hooks = [trainer.every(5, kill), SaveOnSignal(checkpoint)]
         trainer.train(state, make_feed(), step, num_steps=20, execution=trainer.graph(2), hooks=hooks)
-    assert stopped.value.exit_code == code
+    assert isinstance(stopped.value, SystemExit)
+    assert stopped.value.code == code
+    name = signal.Signals(signum).name
+    assert capsys.readouterr().err == f"loopwright: stopped by {name} at step 5, which is saved\n"
     assert signal.getsignal(signum) == former
     fresh = make_state()
     assert checkpoint.restore(fresh) == 5
@@ -125,8 +140,9 @@ def test_signal_saves_and_stops_after_the_call(
 
 
 def test_no_signal_changes_nothing(make_state: Any, tmp_path: pathlib.Path) -> None:
-    with SaveOnSignal(trainer.Checkpoint(tmp_path)) as save_on_signal:
-        save_on_signal(make_state(), {})
+    state, save_on_signal = make_state(), SaveOnSignal(trainer.Checkpoint(tmp_path))
+    with save_on_signal.open(state):
+        save_on_signal(state, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -134,36 +150,44 @@ def test_signal_after_the_last_call_ends_the_run_all_the_same(make_state: Any, t
     state = make_state()
     state.step.assign(7)
     checkpoint = trainer.Checkpoint(tmp_path)
+    save_on_signal = SaveOnSignal(checkpoint)
     with (
         pytest.raises(Interrupted, match="SIGTERM at step 7, which is saved") as stopped,
-        SaveOnSignal(checkpoint) as save_on_signal,
+        save_on_signal.open(state),
     ):
         checkpoint(state, {})
         save_on_signal(state, {})
         os.kill(os.getpid(), signal.SIGTERM)
-    assert stopped.value.exit_code == 143
+    assert stopped.value.code == 143
 
 
 def test_signal_after_the_last_call_does_not_call_saved_what_is_not(make_state: Any, tmp_path: pathlib.Path) -> None:
     state = make_state()
     state.model.variables[0].assign(tf.fill(state.model.variables[0].shape, float("nan")))
-    checkpoint = trainer.Checkpoint(tmp_path, say=lambda line: None)
-    with pytest.raises(Interrupted, match="at step 0, which is not saved"), SaveOnSignal(checkpoint) as hook:
+    checkpoint = trainer.Checkpoint(tmp_path)
+    checkpoint.say = lambda line: None
+    hook = SaveOnSignal(checkpoint)
+    with pytest.raises(Interrupted, match="at step 0, which is not saved"), hook.open(state):
         hook(state, {})
         checkpoint(state, {})
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_best_value_is_remembered_by_a_run_that_goes_on() -> None:
+def test_best_value_is_remembered_by_a_run_that_goes_on(make_state: Any) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
-    progress = Progress(num_steps=200, steps_per_epoch=100, console=console)
     rows = [{"step": 50, "split": "eval", "accuracy": 0.9}, {"step": 60, "split": "train", "accuracy": 1.0}]
-    progress.start(100, rows)
-    progress.write(Record(150, "eval", {"loss": 2.5, "accuracy": 0.75}))
+    progress = Progress(
+        num_steps=200, steps_per_epoch=100, monitor="accuracy:max", console=console, records=lambda: rows
+    )
+    state = make_state()
+    state.step.assign(100)
+    with progress.open(state):
+        progress.write(Record(150, "eval", {"loss": 2.5, "accuracy": 0.75}))
+        assert progress._bar.tasks[0].completed == 100
     assert progress._best_text == "best accuracy 0.9000 at step 50"
 
 
-def test_what_is_no_number_is_never_the_best() -> None:
+def test_nan_is_never_the_best() -> None:
     progress = Progress(num_steps=10, steps_per_epoch=10, monitor="loss", mode="none")
     for step, loss in enumerate((float("nan"), 0.5, float("nan"), 0.75), 1):
         progress.write(Record(step, "eval", {"loss": loss}))

@@ -16,7 +16,7 @@ def lines_of(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class Time:
-    """A clock that stands still until it is told to go."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -46,7 +46,7 @@ def test_json_lines_is_json_for_any_number(tmp_path: pathlib.Path, value: float)
     trainer.JsonLines(path)(Record(1, "train", {"loss": value, "accuracy": 1.0}))
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
+        raise ValueError(f"{name} is not JSON")
 
     record = json.loads(path.read_text(), parse_constant=refuse)
     assert (record["loss"], record["accuracy"]) == (None, 1.0)
@@ -66,9 +66,11 @@ def test_json_lines_cuts_what_is_past_the_resumed_step(
     with path.open("a", encoding="utf-8") as file:
         file.write(torn)
     again = trainer.JsonLines(path)
-    again.cut(step)
-    again(Record(99, "train", {}))
-    assert [record["step"] for record in lines_of(path)] == [*kept, 99]
+    with again.open(step):
+        assert [record["step"] for record in lines_of(path)] == kept
+        again(Record(99, "train", {}))
+        assert [record["step"] for record in lines_of(path)] == [*kept, 99]
+    assert again.read() == lines_of(path)
     assert [other.name for other in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -76,15 +78,17 @@ def test_log_gives_means_learning_rate_and_speed(make_state: Any) -> None:
     now, records = Time(), []
     log = trainer.Log([records.append], clock=Clock(now), steps_per_epoch=4, examples_per_step=8)
     state = make_state(learning_rate=0.5)
-    log.start(0)
-    now.seconds += 2
-    with log.clock.phase("evaluation"):
-        now.seconds += 10
-    state.step.assign(4)
-    log(state, {"loss": 1.5})
-    now.seconds += 4
-    state.step.assign(12)
-    log(state, {"loss": 0.5})
+    now.seconds += 3
+    with log.open(state):
+        now.seconds += 2
+        with log.clock.phase("evaluation"):
+            now.seconds += 10
+        state.step.assign(4)
+        log(state, {"loss": 1.5})
+        now.seconds += 4
+        state.step.assign(12)
+        log(state, {"loss": 0.5})
+    assert log.clock.phases["start"] == 3
     assert [record.values for record in records] == [
         {"loss": 1.5, "learning_rate": 0.5, "examples_per_second": 16.0},
         {"loss": 0.5, "learning_rate": 0.5, "examples_per_second": 16.0},
@@ -127,4 +131,4 @@ def test_timed_hook_is_called_and_counted() -> None:
     timed("state", "metrics")
     assert (seen, clock.phases) == ([("state", "metrics")], {"checkpoint": 3})
     assert not timed.reads_metrics
-    assert clock.timed("log", lambda *arguments: None).reads_metrics
+    assert trainer.every(1, clock.timed("log", lambda *arguments: None)).reads_metrics

@@ -1,4 +1,4 @@
-"""What TensorBoard is told, read back by its own reader."""
+"""What a run writes for TensorBoard, read back by TensorBoard's own reader."""
 
 import pathlib
 import re
@@ -42,9 +42,9 @@ def test_records_are_scalars_under_the_same_names(tmp_path: pathlib.Path) -> Non
 def test_run_that_goes_on_takes_back_what_it_writes_again(tmp_path: pathlib.Path) -> None:
     for start, value in ((0, 1.0), (10, 2.0), (10, 3.0)):
         write = trainer.TensorBoard(tmp_path)
-        write.cut(start)
-        for step in range(start + 5, start + 20, 5):
-            write(Record(step, "train", {"loss": value}))
+        with write.open(start):
+            for step in range(start + 5, start + 20, 5):
+                write(Record(step, "train", {"loss": value}))
     assert scalars(tmp_path / "train", "loss") == [(5, 1), (10, 1), (15, 3), (20, 3), (25, 3)]
 
 
@@ -129,7 +129,7 @@ def test_profile_marks_the_steps_that_were_asked_for(
 ) -> None:
     seen: list[int] = []
     profile = Profile(tmp_path, 3, 5)
-    hooks = [profile, trainer.at_end(profile.stop), lambda state, metrics: seen.append(int(state.step))]
+    hooks = [profile, lambda state, metrics: seen.append(int(state.step))]
     step = trainer.gradient_step(objective)
     trainer.train(make_state(), make_feed(), step, num_steps=9, execution=trainer.graph(50), hooks=hooks)
     assert seen == [3, 4, 5, 9]
@@ -143,7 +143,7 @@ def test_profile_ends_with_the_run(tmp_path: pathlib.Path, make_state: Any, make
 
     profile = Profile(tmp_path, 2, 99)
     step = trainer.gradient_step(objective)
-    hooks = [profile, interrupt, trainer.at_end(profile.stop)]
+    hooks = [profile, interrupt]
     trainer.train(make_state(), make_feed(), step, num_steps=9, execution=trainer.graph(50), hooks=hooks)
     assert profiled(tmp_path) == [2, 3]
 

@@ -1,1 +1,1 @@
-"""`loopwright benchmark`: the loop beside `model.fit`, a process for each row."""
+"""`loopwright benchmark`: the loop beside `model.fit`, with a process for each row."""

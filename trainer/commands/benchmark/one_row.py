@@ -1,7 +1,8 @@
-"""One row of the benchmark in a process of its own, so that its first step and its memory are its own, too.
+"""One row of the benchmark in a separate process, so that the time to its first step and its memory can be measured.
 
-`benchmark` starts it with a JSON object of flags, and then sends a line for each command: a number of steps is answered with
-their seconds, "end" with the peak of memory. Answers are lines of JSON on stdout. `fit` takes `train_steps` steps, or "end".
+`benchmark` starts it with a JSON object of flags, and then sends a line for each command. A number asks for so many steps
+and is answered with their seconds; "end" is answered with the most memory. Answers are lines of JSON on stdout. `fit` takes
+`train_steps` steps whatever the number is.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from loopwright import flags
 from loopwright.trainer.commands import fit_job, machine, setup
 from loopwright.trainer.commands.train import build
 
-#: The grid that `fit_tuned` is the best of, as far as the values divide the steps of a lap.
+#: `fit_tuned` is the best of these with and without XLA. Values that don't divide the steps of a lap are left out.
 STEPS_PER_EXECUTION = (1, 5, 25, 50)
 #: How many points `curve` draws.
 POINTS = 25
 _SEARCH_STEPS, _SEARCH_ROUNDS = 50, 3
-#: How many times the best a first round may take, for others to follow.
+#: A setting whose first round takes more than this many times the best one gets no further rounds.
 _HOPELESS = 3
 
 Answer = Callable[[dict[str, Any]], None]
@@ -55,7 +56,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ConstantFeed:
-    """The first batch of a feed, again and again: what a step costs when its data costs nothing."""
+    """The first batch of a feed, again and again: it shows what a step costs if its data costs nothing."""
 
     feed: Any
 
@@ -89,11 +90,11 @@ class Row:
         )
 
     def ready(self, **facts: Any) -> None:
-        """Tells that the first step is done."""
+        """Reports that the first step is done."""
         self.answer({"time_to_first_step_s": time.monotonic() - self.started, **facts})
 
     def fitted(self, **options: Any) -> tuple[Any, Any]:
-        """A compiled model, and the batches for it, converted ahead of time so that `fit` doesn't wait for it."""
+        """A compiled model, and batches for it, which are converted ahead of time so that `fit` doesn't wait for them."""
         import tensorflow as tf
 
         network = fit_job.compile_for_fit(self.job(), self.cell.model, self.cell.optimization, **options)
@@ -102,9 +103,9 @@ class Row:
 
 
 def measure_fit(row: Row, options: dict[str, Any]) -> None:
-    """`fit` takes one step, and then an epoch for each lap; between the epochs it waits for the next command.
+    """Lets `fit` take one step, and then an epoch for each lap. Between the epochs it waits for the next command.
 
-    Epochs are timed from Keras's own `on_epoch_begin` to `on_epoch_end`; there is no callback inside them, because that
+    Epochs are timed from Keras's own `on_epoch_begin` to `on_epoch_end`. There is no callback inside them, because that
     would turn off the asynchronous callbacks that make `fit` faster.
     """
     import keras
@@ -129,7 +130,7 @@ def measure_fit(row: Row, options: dict[str, Any]) -> None:
 
 
 def measure_loop(row: Row, execution: str) -> None:
-    """The loop takes one step, and then as many as each command says."""
+    """Lets the loop take one step, and then as many as each command says."""
     from loopwright import trainer
 
     job, steps_per_call = row.job(), row.cell.benchmark.steps_per_call
@@ -152,11 +153,11 @@ def measure_loop(row: Row, execution: str) -> None:
 
 
 def search_fit(row: Row) -> None:
-    """Times `fit` over the grid: the best of several rounds, in turns, without those that the first shows to be hopeless.
+    """Times `fit` over the grid: for each setting the best of several rounds, which are taken in turns.
 
-    Hopeless is three times the best. Where XLA at one step an execution takes three times as long as `fit` without it,
-    longer executions with XLA are left out (null): they save a part of the overhead of a call, which is a part of the
-    smaller time.
+    A setting whose first round takes three times as long as the best one gets no further rounds. If XLA with one step an
+    execution takes three times as long as `fit` without XLA, longer executions with XLA are left out (null): they could only
+    save the overhead of calls, which is a part of the shorter time.
     """
     import tensorflow as tf
 
@@ -181,13 +182,13 @@ def search_fit(row: Row) -> None:
 
 
 def search_steps(steps_per_execution: int) -> int:
-    """The steps of a short epoch: whole executions, since `fit` runs its last one to the end, too."""
+    """The steps of a short epoch: whole executions, because `fit` always runs its last execution to the end."""
     k = steps_per_execution
     return k * (_SEARCH_STEPS // k) if k > 1 else _SEARCH_STEPS // 2
 
 
 def _timed_fit(row: Row, **options: Any) -> Callable[[], float]:
-    """A function that gives `fit`'s milliseconds a step: the faster of two short epochs."""
+    """A function that measures the milliseconds a step of `fit`: the faster of two short epochs."""
     import keras
 
     network, batches = row.fitted(**options)
@@ -208,9 +209,9 @@ def _timed_fit(row: Row, **options: Any) -> Callable[[], float]:
 
 
 def curve(row: Row, loop: str, options: dict[str, Any]) -> None:
-    """A real training of as many steps as the benchmark times: loss and accuracy over steps and seconds, compiling included.
+    """Trains for as many steps as the benchmark times: loss and accuracy over steps and seconds, compiling included.
 
-    Each of the points holds the means over the steps since the point before.
+    Each point holds the means over the steps since the point before.
     """
     import keras
 
@@ -246,7 +247,7 @@ def main(argv: list[str]) -> None:
     sys.path.append(str(pathlib.Path.cwd()))  # for --model=module:function
     spec = json.loads(argv[0])
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # What libraries print must not be taken for an answer.
 
     def answer(message: dict[str, Any]) -> None:
         channel.write(json.dumps(message) + "\n")
@@ -272,11 +273,11 @@ def main(argv: list[str]) -> None:
     except Exception as error:
         if getattr(error, "exit_code", None) is None:
             raise
-        answer({"error": " ".join(str(error).split()), "exit_code": error.exit_code})  # type: ignore[attr-defined]
+        answer({"error": flags.as_flags(" ".join(str(error).split())), "exit_code": error.exit_code})  # type: ignore[attr-defined]
 
 
 def _next_command() -> str:
-    return sys.stdin.readline().strip() or "end"  # a parent that died
+    return sys.stdin.readline().strip() or "end"  # the end of the file means that the parent died
 
 
 def _run_exactly(run: Callable[[int], int], steps: int) -> None:
@@ -285,9 +286,9 @@ def _run_exactly(run: Callable[[int], int], steps: int) -> None:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held: resident, in units of 10^6 bytes.
+    """The most resident memory that this process has held, in units of 10^6 bytes.
 
-    On Linux from /proc: `getrusage` there counts what the parent held before it started this program.
+    On Linux it comes from /proc, because `getrusage` there also counts what the parent held when it started this process.
     """
     status = pathlib.Path("/proc/self/status")
     if status.is_file():

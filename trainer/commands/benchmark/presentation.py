@@ -1,4 +1,4 @@
-"""What the benchmark's numbers become: rows, tables, a picture, and TensorBoard runs side by side."""
+"""How the benchmark's numbers are shown: rows, tables, a picture, and TensorBoard runs side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from loopwright.trainer.compare import bootstrap
 
 Key = dict[str, Any]
 
-#: What tells one cell from another.
+#: The facts in which cells differ.
 KEYS = ("dataset", "model", "batch_size", "precision")
-#: Flags that the line of the fastest gives by itself, or that `loopwright train` doesn't take from a benchmark.
+#: Flags that the line about the fastest gives anyway, or that `loopwright train` doesn't take from a benchmark.
 SAID_ELSEWHERE = (
     *(*KEYS, "intra_op_threads", "inter_op_threads", "onednn"),
     *("train_steps", "repeats", "curves", "output", "json"),
@@ -36,7 +36,7 @@ _COLOURS = {
 
 
 def key_of(cell: Cell) -> Key:
-    """The facts that tell a cell from another."""
+    """The facts in which a cell differs from others."""
     return {
         "dataset": cell.data.dataset,
         "model": cell.model.model,
@@ -51,27 +51,27 @@ def title_of(key: Mapping[str, Any]) -> str:
 
 
 def make_rows(key: Key, laps: Mapping[str, list[float]], facts: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a cell out of the milliseconds a step of each lap, by loop, and what else was found out."""
+    """The rows of a cell, out of the milliseconds a step of each lap, by loop, and other facts about it, by loop."""
     rows = []
     for loop, times in laps.items():
         median = statistics.median(times)
-        row = {"loop": loop, **key, "ms_per_step": median, "interval": bootstrap.interval(times)}
+        row = {"loop": loop, **key, "ms_per_step": median, "interval": bootstrap.median_interval(times)}
         row["examples_per_second"] = key["batch_size"] / median * 1e3
         for base in ("fit", "fit_tuned"):
-            row[f"ratio_to_{base}"] = bootstrap.ratio(*pair(laps[base], times))
-            row[f"ratio_to_{base}_interval"] = bootstrap.ratio_interval(*pair(laps[base], times))
+            row[f"ratio_to_{base}"] = bootstrap.median_ratio(*pair(laps[base], times))
+            row[f"ratio_to_{base}_interval"] = bootstrap.median_ratio_interval(*pair(laps[base], times))
         rows.append({**row, **facts[loop], "laps_ms": times})
     return rows
 
 
 def pair(one: Sequence[float], other: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """The laps that both rows have: a slow row has fewer."""
+    """The laps that both rows have. A slow row has fewer."""
     both = min(len(one), len(other))
     return one[:both], other[:both]
 
 
 def number(milliseconds: float) -> str:
-    """Three digits, or all before the point."""
+    """Milliseconds with three digits, or with all digits before the point if there are more."""
     return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
@@ -90,7 +90,7 @@ def fastest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def ratio_text(row: Mapping[str, Any], base: str) -> str:
-    """`1.23 (1.20–1.26)`, and `tie` where the interval holds 1; `1` for the base itself."""
+    """`1.23 (1.20–1.26)`, followed by `tie` if the interval holds 1; `1` for the base itself."""
     if row["loop"] == base:
         return "1"
     low, high = row[f"ratio_to_{base}_interval"]
@@ -99,7 +99,7 @@ def ratio_text(row: Mapping[str, Any], base: str) -> str:
 
 
 def loop_text(row: Mapping[str, Any]) -> str:
-    """A row's name, with what was tuned or chosen."""
+    """The name of a row, with what was tuned or chosen."""
     if "options" in row:
         options = row["options"]
         return f"fit_tuned: {options['steps_per_execution']} steps an execution{', XLA' * options['jit_compile']}"
@@ -107,7 +107,7 @@ def loop_text(row: Mapping[str, Any]) -> str:
 
 
 def print_tables(result: Mapping[str, Any]) -> None:
-    """One table for each cell, and after it the flags that were fastest."""
+    """Prints a table for each cell, and after it the flags that were fastest."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -149,7 +149,7 @@ def _short(value: float, interval: Sequence[float]) -> str:
 
 
 def _spread(value: float, interval: Sequence[float]) -> str:
-    """Nothing for one lap alone, of which it isn't known."""
+    """Half of the interval in per cent; empty for a single lap, whose interval isn't known."""
     return f" ±{(interval[1] - interval[0]) / 2 / value:.0%}" if interval[0] < interval[1] else ""
 
 
@@ -168,7 +168,7 @@ def _fastest_flags(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any])
     tied = [
         loop
         for loop in others
-        if bootstrap.is_tie(bootstrap.ratio_interval(*pair(by_loop[loop]["laps_ms"], by_loop[best]["laps_ms"])))
+        if bootstrap.is_tie(bootstrap.median_ratio_interval(*pair(by_loop[loop]["laps_ms"], by_loop[best]["laps_ms"])))
     ]
     words = [f"--dataset={first['dataset']}", f"--model={first['model']}", f"--batch_size={first['batch_size']}"]
     words += [f"--precision={first['precision']}", f"--execution={best}"]
@@ -179,7 +179,7 @@ def _fastest_flags(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any])
 
 
 def check_plots() -> None:
-    """Raises TrainingError (exit 2) where the extra `plots` isn't installed."""
+    """Raises TrainingError (exit 2) if the extra `plots` isn't installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -187,7 +187,7 @@ def check_plots() -> None:
 
 
 def draw(result: Mapping[str, Any], path: pathlib.Path) -> None:
-    """A PNG: for each cell a panel with a bar and an interval for each row; below, the curves where there are any."""
+    """Draws a PNG: for each cell a panel with a bar and an interval for each row, and below them the curves, if any."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -221,7 +221,7 @@ def _draw_bars(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     errors = [[row["ms_per_step"] - row["interval"][0] for row in rows]]
     errors += [[row["interval"][1] - row["ms_per_step"] for row in rows]]
     axis.barh(names, times, xerr=errors, color=[_COLOURS[name] for name in names], error_kw={"lw": 1})
-    # A row that is far slower would leave nothing to see of the others: it is cut, and its number says so.
+    # The bar of a row that is far slower would hide the differences of the others. It is cut, and an arrow says so.
     limit = 1.6 * max(row["ms_per_step"] for row in rows if row["loop"] in ("fit", "fit_tuned", "floor", best["loop"]))
     axis.set_xlim(0, limit)
     for place, milliseconds in enumerate(times):
@@ -254,7 +254,7 @@ def _draw_curves(part: Any, curves: Sequence[Mapping[str, Any]]) -> None:
                 [point[value] for point in points],
                 label=one["loop"],
                 color=_COLOURS[one["loop"]],
-                lw=4 if one["loop"] == "fit" else 1.5,  # where both are one line, both are seen
+                lw=4 if one["loop"] == "fit" else 1.5,  # so that both are seen if one covers the other
             )
         axes[place].set_xlabel("steps" if over == "step" else "seconds, compiling included", fontsize=8)
         axes[place].set_ylabel(value, fontsize=8)
@@ -264,9 +264,9 @@ def _draw_curves(part: Any, curves: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_tensorboard(result: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """A run `<model>-<batch>-<precision>/<loop>` for each row: ms a step by lap, and the curves on their own clock.
+    """Writes a run `<model>-<batch>-<precision>/<loop>` for each row: ms a step by lap, and the curves over their seconds.
 
-    What an earlier benchmark wrote of the same rows and curves is replaced.
+    It replaces what an earlier benchmark wrote about the same rows and curves.
     """
     from tensorboard.summary import Writer
 

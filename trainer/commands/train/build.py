@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
+from loopwright.flags import checks
 from loopwright.trainer.base import atomic
 from loopwright.trainer.base.lock import in_turn
+from loopwright.trainer.base.say import say
 
 if TYPE_CHECKING:
     import keras
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a command trains or evaluates: a fresh state, and the functions that go with it."""
+    """What a command trains or evaluates: a fresh state, its objective and its step."""
 
     state: TrainState
     objective: Objective
@@ -42,43 +43,30 @@ def build_job(
     norms: bool = False,
     skip_nonfinite: bool = False,
 ) -> Job:
-    """A fresh state, its objective and its step: the same seed gives the same weights.
+    """A fresh state with its objective and its step. The same seed gives the same weights.
 
-    `total_steps` are batches. Raises UsageError for flags that contradict each other.
+    Args:
+      total_steps: the batches of the whole run, on which a schedule may depend.
+      norms: whether the step also gives the norms of gradients, parameters and updates.
+      skip_nonfinite: whether the step skips an update whose loss or gradient isn't finite.
+
+    Raises UsageError for flags that don't fit the dataset or the model.
     """
     import keras
 
     from loopwright import models, trainer
     from loopwright.trainer.core.objective import make_metrics
 
-    keras.utils.clear_session()  # so that the names of layers and variables don't depend on what was built before
+    keras.utils.clear_session()  # The names of layers and variables mustn't depend on what was built before.
     keras.utils.set_random_seed(seed)
     network = models.create(model.model, dataset.input_shape, dataset.num_classes, precision=model.precision)
     if model.freeze is not None:
         _freeze(network, model.freeze)
     try:
-        schedule = trainer.make_schedule(
-            optimization.schedule,
-            optimization.learning_rate,
-            warmup_steps=optimization.warmup_steps,
-            total_steps=total_steps // optimization.gradient_accumulation,
-            boundaries=_boundaries(optimization),
-            factor=optimization.decay_factor,
-        )
-        optimizer = trainer.make_optimizer(
-            optimization.optimizer,
-            schedule,
-            momentum=optimization.momentum,
-            weight_decay=optimization.weight_decay,
-            clip_norm=optimization.clip_norm,
-            clip_value=optimization.clip_value,
-            ema_decay=optimization.ema_decay,
-            precision=model.precision,
-            model=network,
-        )
-        metrics = make_metrics([name.strip() for name in model.metrics.split(",")], dataset.num_classes)
+        optimizer = _make_optimizer(model, optimization, network, total_steps)
+        metrics = make_metrics(checks.metrics(model.metrics), dataset.num_classes)
     except ValueError as error:
-        raise flags.UsageError(str(error)) from None
+        raise flags.UsageError(flags.as_flags(str(error))) from None
     objective = trainer.classification(
         from_logits=not models.ends_in_probabilities(model.model, network),
         label_smoothing=optimization.label_smoothing,
@@ -95,15 +83,45 @@ def build_job(
     return Job(state, objective, step)
 
 
+def _make_optimizer(
+    model: flags.Model, optimization: flags.Optimization, network: keras.Model, total_steps: int
+) -> keras.optimizers.Optimizer:
+    """The optimizer with its learning rate. Raises ValueError for a warm-up longer than the run."""
+    from loopwright import trainer
+
+    schedule = trainer.make_schedule(
+        optimization.schedule,
+        optimization.learning_rate,
+        warmup_steps=optimization.warmup_steps,
+        total_steps=total_steps // optimization.gradient_accumulation,
+        boundaries=checks.boundaries(optimization.boundaries),
+        factor=optimization.decay_factor,
+    )
+    return trainer.make_optimizer(
+        optimization.optimizer,
+        schedule,
+        momentum=optimization.momentum,
+        weight_decay=optimization.weight_decay,
+        clip_norm=optimization.clip_norm,
+        clip_value=optimization.clip_value,
+        ema_decay=optimization.ema_decay,
+        precision=model.precision,
+        model=network,
+    )
+
+
 def output_name(job: Job, config: flags.Config) -> str:
-    """`probabilities` or `logits`."""
+    """What the model ends in: `probabilities` or `logits`."""
     from loopwright import models
 
     return "probabilities" if models.ends_in_probabilities(config.model.model, job.state.model) else "logits"
 
 
 def plain_loss(job: Job, config: flags.Config) -> tuple[Any, list[str]]:
-    """What plain Keras compiles an exported model with: for class numbers as labels, and so without smoothing."""
+    """The loss and the metrics with which plain Keras compiles an exported model.
+
+    They take class numbers as labels, so the loss has no label smoothing.
+    """
     import keras
 
     from_logits = output_name(job, config) == "logits"
@@ -111,7 +129,7 @@ def plain_loss(job: Job, config: flags.Config) -> tuple[Any, list[str]]:
 
 
 def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
-    """What an export says of its run: which it is, and so which batch comes after its step."""
+    """What an export says of its run. A run with the same facts continues it with the same batches."""
     return {
         "identity": flags.identity(config),
         "dataset_fingerprint": dataset.fingerprint,
@@ -120,10 +138,13 @@ def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
-    """Writes `model.h5`, or `model.weights.h5` where only the model's own code can rebuild it; returns the path."""
+    """Writes `model.h5` and returns its path.
+
+    A model that only its own code can rebuild becomes a `model.weights.h5` instead.
+    """
     from loopwright import trainer
     from loopwright.trainer.export import formats
-    from loopwright.trainer.export.functional import RawOperations
+    from loopwright.trainer.export.functional import NotRebuildable
 
     state = job.state
     loss, metrics = plain_loss(job, config)
@@ -133,16 +154,16 @@ def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathl
         atomic.sweep(folder)
         try:
             path = trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
-            formats.forget(folder, path.name)
+            formats.forget_export(folder, path.name)
             return path
-        except RawOperations as error:
-            print(f"loopwright: {' '.join(str(error).split())}", file=sys.stderr)
+        except NotRebuildable as error:
+            say(flags.as_flags(" ".join(str(error).split())))
             with trainer.averaged_weights(state.model, state.optimizer):
                 return trainer.export_weights(state.model, folder / "model.weights.h5")
 
 
 def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -> Execution:
-    """An execution by the name that --execution gives it."""
+    """The execution with a name of --execution, `auto` excepted."""
     from loopwright import trainer
 
     if name == "eager":
@@ -150,30 +171,17 @@ def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -
     return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call, clock=clock)
 
 
-def _boundaries(optimization: flags.Optimization) -> list[int]:
-    """The updates that --boundaries names, which belongs to the piecewise schedule. Raises UsageError."""
-    text = optimization.boundaries
-    if text is None:
-        return []
-    if optimization.schedule != "piecewise":
-        raise flags.UsageError(f"--boundaries={text} needs --schedule=piecewise, not {optimization.schedule}")
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise flags.UsageError(f"--boundaries={text}: write ascending updates, such as --boundaries=1000,2000")
-    return [int(part) for part in parts]
-
-
 def _freeze(network: keras.Model, pattern: str) -> None:
-    """Takes the variables whose path the pattern is found in out of training. Raises UsageError."""
+    """Excludes from training the variables with a match of the pattern in their path.
+
+    Raises UsageError if that would be none of the variables, or all of them.
+    """
     variables = network.trainable_variables
-    try:
-        frozen = [variable for variable in variables if re.search(pattern, variable.path)]
-    except re.error as error:
-        raise flags.UsageError(f"--freeze={pattern}: no regular expression ({error})") from None
+    frozen = [variable for variable in variables if re.search(pattern, variable.path)]
     if not frozen or len(frozen) == len(variables):
         some = ", ".join(variable.path for variable in variables[:4]) + (", …" if len(variables) > 4 else "")
         raise flags.UsageError(
-            f"--freeze={pattern}: is found in {'none' if not frozen else 'all'} of the {len(variables)} variables: {some}"
+            f"--freeze={pattern}: matches {'none' if not frozen else 'all'} of the {len(variables)} variables: {some}"
         )
     for variable in frozen:
         variable.trainable = False

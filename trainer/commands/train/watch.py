@@ -1,129 +1,136 @@
-"""What watches a training run: the writers of its records, and the hooks that show more than numbers."""
+"""The hooks that the flags ask for: guards, steering, pictures, histograms, a profile, the export at the end."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-import math
-import pathlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
+from loopwright.trainer.base.monitor import STANDARD, Monitor, directions_of
+from loopwright.trainer.base.say import say
+from loopwright.trainer.commands.train import build
 
 if TYPE_CHECKING:
-    from loopwright.data import Dataset, Feed
-    from loopwright.trainer.base.clock import Clock
-    from loopwright.trainer.commands.train.build import Job
-    from loopwright.trainer.observe.records import Writer
+    from loopwright.trainer.commands.train.command import Plan
+    from loopwright.trainer.hooks.evaluate import Evaluate
+    from loopwright.trainer.hooks.sample_log import SampleLog
+    from loopwright.trainer.run import Run
 
-PREDICTIONS = "predictions.npz"
 _PICTURES_A_RUN = 5
 
 
-def profile_steps(text: str | None) -> tuple[int, int] | None:
-    """`FIRST:LAST` as two steps. Raises UsageError for anything else."""
-    if text is None:
+def check_profile(text: str | None, num_steps: int) -> None:
+    """Raises UsageError for a --profile_steps after the run's end."""
+    steps = flags.checks.profile_steps(text)
+    if steps is not None and steps[0] >= num_steps:
+        raise flags.UsageError(f"--profile_steps={text}: the run ends at step {num_steps}")
+
+
+def monitor_of(config: flags.Config, job: build.Job) -> Monitor:
+    """The metric that --monitor names, with its better end."""
+    known = {**STANDARD, **directions_of(job.objective, job.state.metrics)}
+    return Monitor.of(config.run.monitor, known)
+
+
+def steering(config: flags.Config, evaluate: Evaluate, monitor: Monitor) -> dict[str, Any]:
+    """The hooks that steer by --monitor, by the names under which the state keeps what they remember."""
+    from loopwright import trainer
+
+    run = config.run
+    # Always there, so that a run that goes on may be given an --early_stop, or a different one.
+    hooks: dict[str, Any] = {"early_stop": trainer.early_stop(evaluate, monitor, run.early_stop)}
+    if run.reduce_on_plateau is not None:
+        factor = config.optimization.decay_factor
+        hooks["reduce_on_plateau"] = trainer.reduce_on_plateau(evaluate, monitor, run.reduce_on_plateau, factor)
+    return hooks
+
+
+def guards(config: flags.Config, run: Run) -> list[Any]:
+    """The hooks that come before everything that evaluates and saves."""
+    from loopwright.trainer.core.loss_scaling import scales
+    from loopwright.trainer.hooks.guards import AbortOnNonfinite, AbortOnSkips, StallTimeout
+    from loopwright.trainer.hooks.signals import ShortCalls
+
+    options = config.run
+    hooks: list[Any] = [AbortOnSkips(options.max_skipped_steps, say=run.progress.say)]
+    if options.on_nonfinite == "abort" and not scales(run.state.optimizer):
+        hooks.append(AbortOnNonfinite())
+    if options.grace_seconds is not None:
+        hooks.append(ShortCalls(options.grace_seconds, run.clock))
+    if options.stall_timeout is not None:
+        hooks.append(StallTimeout(options.stall_timeout))
+    return hooks
+
+
+def samples(config: flags.Config, run: Run) -> SampleLog | None:
+    """The log of samples, where --log_samples asks for it. It is on the disk before a checkpoint is committed."""
+    from loopwright.trainer.hooks.sample_log import SampleLog
+
+    if not config.run.log_samples:
         return None
-    first, colon, last = text.partition(":")
-    if not (colon and first.isdecimal() and last.isdecimal() and 0 < int(first) < int(last)):
-        raise flags.UsageError(f"--profile_steps={text}: write FIRST:LAST, such as --profile_steps=100:110")
-    return int(first), int(last)
+    log = SampleLog(run.files.samples)
+    run.checkpoint.before_commit.append(log.flush)
+    run.checkpoint.hash_tensors = True
+    return log
 
 
-class Watch:
-    """The writers and hooks of one process of a run; as a context manager it keeps the seconds of the block.
+def extra(run: Run, plan: Plan, steer: list[Any]) -> list[Any]:
+    """The hooks that come after evaluation and before a checkpoint, and the export after the last step."""
+    from loopwright import trainer
 
-    Args:
-      config: of the run, everything resolved.
-      folder: its workdir.
-      num_steps: the absolute last step.
-    """
+    options = plan.config.run
+    eval_every = options.eval_every or plan.feed.steps_per_epoch
+    found = [trainer.every(eval_every, hook, at_last=False) for hook in steer]
+    found += _board(run, plan, eval_every)
 
-    def __init__(
-        self, config: flags.Config, folder: pathlib.Path, job: Job, dataset: Dataset, clock: Clock, num_steps: int
-    ) -> None:
-        from loopwright import trainer
-        from loopwright.trainer.observe.goodput import Goodput
+    def export(state: Any, metrics: Any) -> None:
+        build.export_model(plan.job, plan.config, plan.dataset, run.files.exports)
 
-        self.config, self.folder, self.job, self.dataset, self.num_steps = config, folder, job, dataset, num_steps
-        self.jsonl = trainer.JsonLines(folder / "metrics.jsonl")
-        self.tensorboard = trainer.TensorBoard(folder / "tensorboard")
-        self.goodput = Goodput(folder / "goodput.json", clock, tell=self.tensorboard.goodput)
-        self.writers: list[Writer] = [self.jsonl, self.tensorboard]
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Writes goodput also of a process that is stopped or fails; what it fails of then is told, and nothing else."""
-        with contextlib.suppress(*([OSError] if exc_info[0] is not None else [])):
-            self.goodput.save()
-
-    def start(self, step: int, inputs: Any) -> None:
-        """Cuts what the run takes back when it goes on from a step, and tells TensorBoard what is trained.
-
-        `inputs` is the spec of a batch's `x`.
-        """
-        from loopwright.trainer.observe.tensorboard import model_graph
-
-        self.goodput.start(max((record["wall_time"] for record in self.jsonl.read()), default=None))
-        self.jsonl.cut(step)
-        self.tensorboard.cut(step)
-        typed = {**flags.identity(self.config), "train_steps": self.num_steps}
-        facts = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        texts = {
-            "flags": _table(flags.flag_values(self.config)),
-            "run": _table({k: v for k, v in facts.items() if k != "layers"}),
-        }
-        graph = model_graph(self.job.state.model, inputs)
-        self.tensorboard.describe("/".join(self.folder.resolve().parts[-2:]), typed, texts, graph)
-        self.goodput.save()  # so that what this process loses, if it dies before its first checkpoint, is its own
-
-    def hooks(self, feed: Feed, eval_feed: Feed, *, eval_every: int, checkpoint_every: int) -> list[Any]:
-        """What is called after evaluation and before a checkpoint."""
-        from loopwright import trainer
-        from loopwright.trainer.hooks.board import Histograms, Pictures, Profile
-
-        run, state = self.config.run, self.job.state
-        found: list[Any] = []
-        timed = self.goodput.clock.timed
-        if importlib.util.find_spec("PIL") is None:
-            say = "loopwright: no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'"
-            print(say, file=sys.stderr)
-        else:
-            from_logits = not models.ends_in_probabilities(self.config.model.model, state.model)
-            predict = trainer.predictor(state, eval_feed, from_logits=from_logits)
-            pictures = Pictures(predict, self.tensorboard, self.dataset.class_names, self.folder / PREDICTIONS)
-            often = -(-self.num_steps // (_PICTURES_A_RUN * eval_every)) * eval_every
-            found.append(trainer.every(run.pictures_every or often, timed("pictures", pictures)))
-        if run.histograms_every is not None:
-            histograms = Histograms(self.tensorboard, self.job.objective, feed)
-            found.append(trainer.every(run.histograms_every, timed("pictures", histograms)))
-        steps = profile_steps(run.profile_steps)
-        if steps is not None:
-            profile = Profile(self.folder / "tensorboard" / "train", *steps)
-            found += [profile, trainer.at_end(profile.stop)]
-            if importlib.util.find_spec("xprof") is None:
-                print("loopwright: to see the profile, install the extra 'profile'", file=sys.stderr)
-        return [*found, trainer.every(checkpoint_every, self.goodput)]
+    return [*found, trainer.at_end(run.clock.timed("export", export))]
 
 
-def layers(model: Any) -> list[dict[str, Any]]:
-    """The layers of a model as run.json holds them: name, kind, shape of the output where it is known, parameters."""
-    found = []
-    for layer in model.layers:
-        try:
-            shape = str(layer.output.shape).replace("None", "batch")
-        except (AttributeError, ValueError):  # a layer of a subclassed model, or one with several outputs
-            shape = ""
-        parameters = sum(math.prod(weight.shape) for weight in layer.weights)
-        found.append({"name": layer.name, "kind": type(layer).__name__, "output": shape, "parameters": parameters})
+def _board(run: Run, plan: Plan, eval_every: int) -> list[Any]:
+    """The hooks that show more than numbers on TensorBoard."""
+    from loopwright import trainer
+    from loopwright.trainer.hooks.board import Histograms, Pictures, Profile
+
+    options, state, timed = plan.config.run, run.state, run.clock.timed
+    found: list[Any] = []
+    if importlib.util.find_spec("PIL") is None:
+        say("no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'")
+    else:
+        from_logits = not models.ends_in_probabilities(plan.config.model.model, state.model)
+        predict = trainer.predictor(state, plan.eval_feed, from_logits=from_logits)
+        pictures = Pictures(predict, run.tensorboard, plan.dataset.class_names, run.files.predictions)
+        often = -(-plan.num_steps // (_PICTURES_A_RUN * eval_every)) * eval_every
+        found.append(trainer.every(options.pictures_every or often, timed("pictures", pictures)))
+    if options.histograms_every is not None:
+        histograms = Histograms(run.tensorboard, plan.job.objective, plan.feed)
+        found.append(trainer.every(options.histograms_every, timed("pictures", histograms)))
+    steps = flags.checks.profile_steps(options.profile_steps)
+    if steps is not None:
+        found.append(Profile(run.files.tensorboard / "train", *steps))
+        if importlib.util.find_spec("xprof") is None:
+            say("to see the profile, install the extra 'profile': pip install 'loopwright[profile]'")
     return found
 
 
+def describe(run: Run, plan: Plan) -> None:
+    """Tells TensorBoard what is trained: hyperparameters, flags, facts and the graph of the model."""
+    from loopwright.trainer.observe.tensorboard import model_graph
+
+    typed = {**flags.identity(plan.config), "train_steps": plan.num_steps}
+    facts = json.loads(run.files.facts.read_text(encoding="utf-8"))
+    texts = {
+        "flags": _table(flags.flag_values(plan.config)),
+        "run": _table({name: value for name, value in facts.items() if name != "layers"}),
+    }
+    graph = model_graph(run.state.model, plan.feed.element_spec["x"])
+    run.tensorboard.describe("/".join(run.files.root.resolve().parts[-2:]), typed, texts, graph)
+
+
 def _table(values: dict[str, Any]) -> str:
-    """Names and values as Markdown; what has no value is left out."""
+    """Names and values as a table in Markdown. Names without a value are left out."""
     rows = [f"| {name} | `{value}` |" for name, value in values.items() if value not in (None, "")]
     return "\n".join(["| name | value |", "| --- | --- |", *rows])

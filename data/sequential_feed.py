@@ -1,4 +1,4 @@
-"""The sequential feed: samples one after the other, such as files read from front to back and mixed by a buffer."""
+"""The sequential feed: it takes samples one after the other, such as files that are read from front to back."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.data import stateless_random
-from loopwright.data.feed import Augmentation, Batch, Epochs, make_batch
+from loopwright.data.autograph import no_autograph
+from loopwright.data.feed import Epochs, make_batch
+from loopwright.data.protocols import Augmentation, Batch
 from loopwright.data.splits import READ_AT_ONCE, RecordSplit
-from loopwright.data.stacked_feed import StackedFeed, plain, stack_batches
+from loopwright.data.stacked_feed import StackedFeed, stack_batches
 
 _FILES_AT_ONCE = 16
 _RECORDS_IN_A_ROW = 16
 
 
-#: An epoch's samples in its order, from the epoch's number: pairs of the sample's index and what it is decoded from.
+#: Gives the samples of an epoch (its number, an int64 scalar) in order: pairs of a sample's index and its stored form.
 Order = Callable[[tf.Tensor], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SequentialFeed:
-    """A feed over samples that come one after the other, each epoch in an order of its own.
+    """A feed over samples that come one after the other. Each epoch may have a different order.
 
-    Where that order is a function of the epoch, the stream is a function of the step; but opening it inside an epoch passes
-    over that epoch's samples up to there (undecoded), and each shard reads all samples of the global batch.
+    The stream is a function of the step as long as the order is a function of the epoch. Two things cost more than in a
+    random-access feed: opening the stream inside an epoch reads (but doesn't decode) the epoch's samples up to that
+    step, and each shard reads all samples of the global batch.
 
     Args:
-      order: the samples of an epoch.
-      decode: from a batch of what `order` gives beside the index to raw samples.
-      epochs: how many samples an epoch has, and how they fall into batches.
+      order: gives the samples of an epoch.
+      decode: turns a batch of stored samples, as `order` gives them, into raw samples.
+      epochs: the number of samples in an epoch, and how they are divided into batches.
       augment: applied to `x` as stored, or None.
     """
 
@@ -63,11 +66,11 @@ class SequentialFeed:
         return self().element_spec
 
     def shard(self, index: int, count: int) -> SequentialFeed:
-        """The part of every global batch that belongs to the replica `index` of `count`."""
+        """The part of every global batch that belongs to replica `index` of `count`."""
         return dataclasses.replace(self, epochs=self.epochs.shard(index, count))
 
     def stacked(self, k: int) -> StackedFeed:
-        """The same stream with k consecutive batches a stack: see `StackedFeed`."""
+        """The same stream in stacks of k consecutive batches; see `StackedFeed`."""
         return StackedFeed(self, k, stack_batches)
 
     @functools.cached_property
@@ -81,10 +84,10 @@ class SequentialFeed:
         def from_start(epoch: tf.Tensor) -> tf.data.Dataset:
             done = tf.where(epoch == first_epoch, tf.constant(place * self.epochs.batch_size, tf.int64), 0)
             batches = self.order(epoch).take(self.examples_per_epoch).skip(done).batch(self.epochs.batch_size)
-            return batches.map(plain(lambda index, stored: (epoch, index, stored)))
+            return batches.map(no_autograph(lambda index, stored: (epoch, index, stored)))
 
-        batches = tf.data.Dataset.range(first_epoch, max(last, first_epoch)).flat_map(plain(from_start))
-        batches = batches.map(plain(self._traced), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = tf.data.Dataset.range(first_epoch, max(last, first_epoch)).flat_map(no_autograph(from_start))
+        batches = batches.map(no_autograph(self._traced), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def _batch(self, epoch: tf.Tensor, index: tf.Tensor, stored: Any) -> Batch:
@@ -110,11 +113,12 @@ def sequential_feed(
     buffer_size: int = 10_000,
     bad: Sequence[int] = (),
 ) -> SequentialFeed:
-    """A feed for record files that can't be read at random, such as TFRecord.
+    """A feed over record files that can't be read at random, such as TFRecord files.
 
-    Each epoch takes the files in an order drawn from (seed, epoch), reads 16 of them in turns, and mixes what it reads in a
-    buffer of `buffer_size` records whose draws come from (seed, epoch), too: samples mix within the reach of the buffer
-    only. Records at the places in `bad` are left out. Without `shuffle`, the samples come in the order of their places.
+    Each epoch takes the files in an order drawn from (seed, epoch) and reads 16 of them in turns. It mixes the records
+    in a buffer of `buffer_size` records, whose draws come from (seed, epoch), too. Samples mix only as far as the
+    buffer reaches. Records at the places in `bad` are left out. Without `epochs.shuffle`, the samples come in the order
+    of their places.
     """
     files = split.files
     columns = (
@@ -127,11 +131,11 @@ def sequential_feed(
     def samples_of(number: tf.Tensor) -> tf.data.Dataset:
         path, skip, take, first = (tf.gather(tf.constant(column), number) for column in columns)
         index = tf.data.Dataset.range(first, first + take)
-        if bad:  # read by place, which TensorFlow's reader can't behind a damaged record
-            good = index.filter(plain(lambda place: tf.reduce_all(place != tf.constant(list(bad), tf.int64))))
+        if bad:  # These records are read by place, because TensorFlow's reader stops at a damaged record.
+            good = index.filter(no_autograph(lambda place: tf.reduce_all(place != tf.constant(list(bad), tf.int64))))
             places = good.batch(READ_AT_ONCE)
-            return places.map(plain(lambda places: (places, files.read_tensor(places)))).unbatch()
-        # A file that ends early, at the end of a record, is an end like any other to the reader.
+            return places.map(no_autograph(lambda places: (places, files.read_tensor(places)))).unbatch()
+        # If a file was cut off at the end of a record, the reader takes that for its end. This notices missing records.
         whole = tf.data.experimental.assert_cardinality(take)
         return tf.data.Dataset.zip(index, files.of_file(path, skip, take).apply(whole))
 
@@ -141,7 +145,7 @@ def sequential_feed(
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
             numbers = tf.random.experimental.index_shuffle(numbers, seeds, tf.constant(len(files.files) - 1, tf.int64))
         samples = tf.data.Dataset.from_tensor_slices(numbers).interleave(
-            plain(samples_of),
+            no_autograph(samples_of),
             cycle_length=min(_FILES_AT_ONCE, len(files.files)) if epochs.shuffle else 1,
             block_length=_RECORDS_IN_A_ROW,
         )
@@ -151,7 +155,7 @@ def sequential_feed(
 
 
 def _shuffled(samples: tf.data.Dataset, bits: tf.Tensor, buffer_size: int) -> tf.data.Dataset:
-    """`Dataset.shuffle` by its op: the method would mix TensorFlow's global seed into ours."""
+    """`Dataset.shuffle` by its op, because the method would mix TensorFlow's global seed into ours."""
     spec = samples.element_spec
     flat = tf.nest.flatten(spec)
     shuffled = tf.raw_ops.ShuffleDataset(

@@ -1,7 +1,7 @@
-"""The record files of a split, as TFDS lays them out: which files, in which order, and how records are read from them.
+"""The record files of a split as TFDS lays them out: which files, in which order, and how to read records from them.
 
-A sample's place in its split (its `index`) is its place in these files, one after the other. It is the same for TFRecord
-and for ArrayRecord files, since a copy in the other format keeps files and order.
+The `index` of a sample is its place in its split: the number of records before it, in the order of the files. It is the
+same in TFRecord and in ArrayRecord files, because a copy in the other format keeps the files and their order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import re
 import struct
 import threading
 from collections.abc import Collection, Sequence
@@ -22,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from loopwright.data.autograph import no_autograph
 from loopwright.data.crc import masked_crc32c
-from loopwright.data.errors import DataError
-from loopwright.data.stacked_feed import plain
+from loopwright.data.errors import DataError, short_reason
 
 TFRECORD = "tfrecord"
 ARRAY_RECORD = "array_record"
@@ -45,14 +44,14 @@ class RecordFile:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordFiles:
-    """The files of a split, all in one format (`tfrecord` or `array_record`)."""
+    """The files of a split, all in the same format (`tfrecord` or `array_record`)."""
 
     files: tuple[RecordFile, ...]
     file_format: str
 
     @classmethod
     def of(cls, builder: tfds.core.DatasetBuilder, split: str) -> RecordFiles:
-        """The files of a split in TFDS syntax. Raises DataError for a format that is none of the two, and for none."""
+        """The files of a split in TFDS syntax. Raises DataError for any other format, and if a file is missing."""
         file_format = builder.info.file_format.value
         if file_format not in (TFRECORD, ARRAY_RECORD):
             raise DataError(
@@ -72,7 +71,7 @@ class RecordFiles:
         return cls(files, file_format)
 
     def as_format(self, file_format: str) -> RecordFiles:
-        """The same files in another format, whether they are there or not."""
+        """The same files in another format. They need not exist."""
         adapters = tfds.core.file_adapters
         wanted = adapters.FileFormat.from_value(file_format)
         files = [
@@ -86,7 +85,7 @@ class RecordFiles:
 
     @functools.cached_property
     def starts(self) -> list[int]:
-        """The index of each file's first record, and behind them the number of all records."""
+        """The index of each file's first record, followed by the number of all records."""
         return [0, *np.cumsum([file.take for file in self.files]).tolist()]
 
     @property
@@ -94,12 +93,12 @@ class RecordFiles:
         return self.starts[-1]
 
     def locate(self, index: int) -> tuple[int, int]:
-        """The number of the file that holds a record, and the record's place in that file."""
+        """The number of the file that holds the record `index`, and the record's place in that file."""
         number = bisect.bisect_right(self.starts, index) - 1
         return number, self.files[number].skip + index - self.starts[number]
 
     def describe(self, index: int) -> str:
-        """Where a record is, in words: "record 17 of /…/fashion_mnist-train.tfrecord-00000-of-00001"."""
+        """Where a record is, in words such as "record 17 of /…/fashion_mnist-train.tfrecord-00000-of-00001"."""
         number, position = self.locate(index)
         return f"record {position} of {self.files[number].path}"
 
@@ -108,10 +107,10 @@ class RecordFiles:
         return Readers(self.file_format)
 
     def read(self, index: np.ndarray, *, verify: bool = False) -> list[bytes]:
-        """The records of any places, in their order. Safe to call from several threads.
+        """The records at the given places, in that order. Several threads may call this at the same time.
 
-        ArrayRecord verifies each record itself; of TFRecord files the checksums are looked at where `verify` is set.
-        Raises DataError for a record that is damaged or cut off; it names file and place.
+        ArrayRecord always verifies its records. For TFRecord files, `verify` says whether checksums are verified.
+        Raises DataError for a record that is damaged or cut off; the error names file and place.
         """
         by_file: dict[int, list[int]] = collections.defaultdict(list)
         rows: dict[int, list[int]] = collections.defaultdict(list)
@@ -127,17 +126,17 @@ class RecordFiles:
         return records
 
     def read_tensor(self, index: tf.Tensor, *, verify: bool = False) -> tf.Tensor:
-        """`read` in a graph: places `[B]` int64 to records `[B]` string."""
+        """`read` as an op: from places `[B]` int64 to records `[B]` string."""
         records = tf.numpy_function(
             lambda places: np.array(self.read(places, verify=verify), dtype=object), [index], tf.string, stateful=False
         )
         return tf.ensure_shape(records, index.shape)
 
     def in_order(self, start: int = 0, stop: int | None = None, *, bad: Collection[int] = ()) -> tf.data.Dataset:
-        """The records of a range of places, one after the other: strings.
+        """The records at places `start` to `stop - 1`, as strings.
 
-        TensorFlow reads a TFRecord file no further than its first damaged record, so behind those in `bad` records are
-        read by place, and verified here.
+        TensorFlow reads a TFRecord file only up to its first damaged record. A file that holds records in `bad` is
+        therefore read by place, and its records are verified here.
         """
         stop = self.num_examples if stop is None else stop
         parts = []
@@ -154,7 +153,7 @@ class RecordFiles:
         return functools.reduce(lambda left, right: left.concatenate(right), parts)
 
     def of_file(self, path: Any, skip: Any, take: Any) -> tf.data.Dataset:
-        """`take` records of a file (a path, or a string tensor) after the first `skip`, in sequence."""
+        """`take` records of a file after its first `skip` records, in sequence. `path` may be a string tensor."""
         if self.file_format == TFRECORD:
             return tf.data.TFRecordDataset(path).skip(skip).take(take)
 
@@ -162,18 +161,18 @@ class RecordFiles:
             positions = tf.range(first, tf.minimum(first + _RECORDS_A_READ, skip + take))
             return tf.ensure_shape(self.readers.read_tensor(path, positions), [None])
 
-        return tf.data.Dataset.range(skip, skip + take, _RECORDS_A_READ).map(plain(read)).unbatch()
+        return tf.data.Dataset.range(skip, skip + take, _RECORDS_A_READ).map(no_autograph(read)).unbatch()
 
     def _by_place(self, start: int, stop: int) -> tf.data.Dataset:
         places = tf.data.Dataset.range(start, stop).batch(_RECORDS_A_READ)
-        return places.map(plain(lambda index: self.read_tensor(index, verify=True))).unbatch()
+        return places.map(no_autograph(lambda index: self.read_tensor(index, verify=True))).unbatch()
 
 
 class Readers:
-    """Record files that are open for reading at any place; the least recently used are closed.
+    """Record files that are open for reading at any place. The least recently used ones are closed.
 
-    ArrayRecord files are read by their own index, TFRecord files by one that is made on opening by going from length to
-    length (which costs a seek a record, so it serves the search for damaged records only).
+    An ArrayRecord file has its own index. For a TFRecord file, opening it makes an index by going from length to
+    length. This takes one seek for each record, so it is only meant for the search for damaged records.
     """
 
     def __init__(self, file_format: str) -> None:
@@ -191,7 +190,7 @@ class Readers:
         return reader.read(positions, verify)
 
     def read_tensor(self, path: Any, positions: tf.Tensor) -> tf.Tensor:
-        """`read` in a graph."""
+        """`read` as an op."""
 
         def read(name: bytes, places: np.ndarray) -> np.ndarray:
             return np.array(self.read(os.fsdecode(name), places.tolist()), dtype=object)
@@ -200,7 +199,7 @@ class Readers:
 
 
 class ArrayRecordReader:
-    """An ArrayRecord file. Raises DataError where the reader isn't installed and for a damaged file."""
+    """An ArrayRecord file. Raises DataError if the file is damaged or the reader isn't installed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -214,7 +213,7 @@ class ArrayRecordReader:
         try:
             return self._reader.read(list(positions))
         except (RuntimeError, ValueError, IndexError, OSError):
-            return [self._read_one(position) for position in positions]  # finds the one that is damaged
+            return [self._read_one(position) for position in positions]  # finds the damaged one
 
     def _read_one(self, position: int) -> bytes:
         return self._guard(lambda: self._reader.read([position])[0], f"record {position} of ")
@@ -223,7 +222,7 @@ class ArrayRecordReader:
         try:
             return call()
         except (RuntimeError, ValueError, IndexError, OSError) as error:
-            raise DataError(f"{what}{self.path}: damaged or cut off ({first_line(error)})") from error
+            raise DataError(f"{what}{self.path}: damaged or cut off ({short_reason(error)})") from error
 
 
 class TFRecordReader:
@@ -262,23 +261,12 @@ class TFRecordReader:
 
 
 def array_record_module() -> Any:
-    """The module that reads and writes ArrayRecord files. Raises DataError where it isn't installed."""
+    """The module that reads and writes ArrayRecord files. Raises DataError if it isn't installed."""
     try:
         from array_record.python import array_record_module as module
     except ImportError:
         raise DataError(
-            "ArrayRecord files can't be read on this machine: the package array_record isn't installed, and exists for "
-            "Linux only; choose --feed=memory or --feed=sequential"
+            "ArrayRecord files can't be read on this machine: the package array_record isn't installed (it exists for "
+            "Linux only); choose feed='memory' or feed='sequential'"
         ) from None
     return module
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one short line, without TensorFlow's node names and its frame around a failed assertion."""
-    text = str(getattr(error, "message", error)).strip()
-    if "Summarized data:" in text:
-        text = text.split("Summarized data:")[1].strip()
-        text = " ".join(line.removeprefix("b").strip("'\"") for line in text.splitlines())
-    text = next(iter(text.splitlines()), type(error).__name__)
-    text = re.sub(r"\{\{.*?\}\}", "", text)
-    return text.split(" [Op:")[0].strip()[:300]

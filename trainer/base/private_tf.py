@@ -1,0 +1,67 @@
+"""TensorFlow's private parts, each behind a function that has an answer where a version of TensorFlow lacks the part.
+
+No public name does the same. Each part is imported where it is used. If a later TensorFlow moves one, a run takes longer
+or says less about the machine, and trains to the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from google.protobuf import descriptor_pool, message_factory
+
+#: The message in a checkpoint that describes its tree of objects.
+_OBJECT_GRAPH = "tensorflow.TrackableObjectGraph"
+
+
+def uses_onednn() -> bool | None:
+    """Whether TensorFlow runs oneDNN's kernels in this process; None where that is unknown."""
+    try:
+        from tensorflow.python.util import _pywrap_util_port
+
+        return bool(_pywrap_util_port.IsMklEnabled())
+    except (ImportError, AttributeError):
+        return None
+
+
+def determinism_is_on() -> bool:
+    """Whether `tf.config.experimental.enable_op_determinism` was called; True where that is unknown.
+
+    Under determinism some operations, such as reading a clock, raise an error. Who leaves them out is on the safe side.
+    """
+    try:
+        from tensorflow.python.framework.config import is_op_determinism_enabled
+    except ImportError:
+        return True
+    return bool(is_op_determinism_enabled())
+
+
+@contextlib.contextmanager
+def on_each_operation(callback: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block, TensorFlow calls `callback` for each operation that this thread makes, eager or in a graph.
+
+    The arguments are `(op_type, inputs, attrs, outputs, op_name=None, graph=None)`; `op_type` is str in a graph and bytes
+    for an eager operation. The return value takes the place of the outputs. Without such callbacks in TensorFlow, nothing
+    is called.
+    """
+    try:
+        from tensorflow.python.framework.op_callbacks import add_op_callback, remove_op_callback
+    except ImportError:
+        yield
+        return
+    add_op_callback(callback)
+    try:
+        yield
+    finally:
+        remove_op_callback(callback)
+
+
+def parse_object_graph(serialized: bytes) -> Any:
+    """The tree of objects that a checkpoint describes in its tensor `_CHECKPOINTABLE_OBJECT_GRAPH`.
+
+    The message is looked up by its name, which is part of the checkpoint format, and not by its Python module.
+    """
+    message = descriptor_pool.Default().FindMessageTypeByName(_OBJECT_GRAPH)
+    return message_factory.GetMessageClass(message).FromString(serialized)
