@@ -40,11 +40,11 @@ setup(
     package_data={name: ["py.typed", "*.jinja"] for name in PACKAGES},
     install_requires=[
         "absl-py>=2.1",
-        "importlib_resources>=6",  # TFDS imports it and does not declare it
-        "keras>=3.15.1",  # older versions open hostile model files
+        "importlib_resources>=6",  # TFDS imports it, but does not declare it
+        "keras>=3.15.1",  # older versions open malicious model files
         "numpy>=1.26",
         "rich>=13",
-        "tensorboard>=2.20",  # tf.summary's writers; TensorFlow 2.21 no longer brings it
+        "tensorboard>=2.20",  # tf.summary needs it, and TensorFlow 2.21 no longer brings it
         "tensorflow>=2.21",
         "tensorflow-datasets>=4.9.10",
     ],

@@ -1,9 +1,12 @@
-"""What saving costs: a run with a checkpoint every 100 steps against one without, and the stall of a large state.
+"""What saving costs: training with a checkpoint every 100 steps against training without one.
+
+Also measures for how long an asynchronous save of a large state stalls training.
 
     python benchmarks/checkpoint_cost.py --data_dir=~/tensorflow_datasets
 
-Prints one JSON object. The three ways of saving take turns on the same model and feed, in blocks that begin with a save and
-end when it is through; figures are medians over the rounds.
+Prints one JSON object. Three ways take turns on the same model and feed: never saving, saving, and saving
+asynchronously. A block takes 100 steps. With a checkpoint, it begins with a save and ends when the save is finished.
+The figures are medians over the rounds.
 """
 
 import argparse
@@ -23,7 +26,7 @@ EVERY = 100
 
 
 def seconds(state, execute, checkpoint) -> float:
-    """The seconds of a save, where there is a checkpoint, and of `EVERY` steps."""
+    """The seconds of `EVERY` steps and, with a checkpoint, of one save."""
     start = time.perf_counter()
     done = 0
     if checkpoint is not None:
@@ -60,7 +63,7 @@ def cost(name: str, data_dir: str | None, rounds: int) -> dict:
 
 
 def stall(parameters: int, repeats: int) -> dict:
-    """The stall of an asynchronous save of so many parameters, against a copy of the same variables to host."""
+    """The stall of an asynchronous save of so many parameters, against a NumPy copy of the same variables."""
     side = int((parameters // 4) ** 0.5)
     inputs = keras.Input((side,))
     outputs = inputs

@@ -1,7 +1,7 @@
-"""What a feed costs: the training loop on a feed against the same loop on one constant batch, which costs nothing to make.
+"""What a feed costs: the loop on a feed against the same loop on one constant batch, which takes no time to make.
 
-One process, one model; blocks of steps on the constant batch, on the in-memory feed, and on the same feed with augmentation
-take turns in a random order.
+There is one process and one model. Blocks of steps take turns in a random order: on the constant batch, on the
+in-memory feed, and on the same feed with augmentation.
 
     python benchmarks/feed_cost.py --dataset=fashion_mnist --data_dir=... --model=cnn
 """

@@ -1,8 +1,8 @@
-"""A check on the benchmark's row `fit`: the same job, where nothing but `model.fit` runs, timed by its epochs.
+"""A check on the benchmark's row `fit`: the same job with nothing but `model.fit`, timed by its epochs.
 
     python benchmarks/fit_alone.py --dataset=mnist_5k --model=mlp --batch_size=32
 
-With `--turns` every epoch waits for a line on stdin, so that peers.py can take turns between this and the row.
+With `--turns` every epoch waits for a line on stdin, so that peers.py can let this script and the row take turns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ parser.add_argument("--turns", action="store_true")
 flags = parser.parse_args()
 dataset = data.load(flags.dataset)
 
-# All that there is to it: a model, compiled; batches; fit; and a clock at both ends of an epoch.
+# This is all: a compiled model, batches, fit, and a clock at both ends of an epoch.
 model = models.create(flags.model, dataset.input_shape, dataset.num_classes)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not models.ends_in_probabilities(flags.model, model))
 model.compile("adam", loss, metrics=["accuracy"])

@@ -1,6 +1,6 @@
-"""What the first owner of a GPU runs (`make gpu`): the certificates and the benchmark, in every precision, on it.
+"""Runs the certificates and the benchmark in every precision on a GPU (`make gpu`).
 
-Exits 1 where TensorFlow sees no GPU. Results go to benchmarks/results/gpu/.
+The results go to benchmarks/results/gpu/. Exits with 1 if TensorFlow sees no GPU, or if a command fails.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def commands() -> list[list[str]]:
-    """The words behind `loopwright`, one list a command."""
+    """The commands, each as the list of the words after `loopwright`."""
     certificates = [
         [
             *("parity", "--dataset=benchmarks.images:cifar_shaped", "--model=cnn", f"--execution={execution}"),

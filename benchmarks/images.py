@@ -1,10 +1,10 @@
-"""CIFAR-10's shapes without CIFAR-10: 10,000 random images for timing, where nothing can be downloaded.
+"""Images with the shapes of CIFAR-10, for timing on a machine that can't download it: 10,000 random images.
 
     loopwright benchmark --dataset=benchmarks.images:cifar_shaped --model=cnn
 
-What a step costs depends on shapes and types, not on what the pictures show: these are uint8 `[32, 32, 3]` of ten classes,
-in memory, in the very feed that `--dataset=cifar10` would get. A class shifts the colours, so that a model learns something,
-but how well it learns says nothing: take a real dataset for that.
+The time of a step depends on shapes and types, not on what the pictures show. These are uint8 `[32, 32, 3]` of ten
+classes, in memory, in the same feed that `--dataset=cifar10` would get. Each class shifts the colours, so a model can
+learn something. The accuracy says nothing about the model; use a real dataset for that.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from loopwright.data.feed import Feed, array_feed
 
 
 def cifar_shaped(split: str, batch_size: int, seed: int) -> Feed:
-    """The feed over 10,000 training or 1,000 test images."""
+    """The feed over 10,000 images for training, or 1,000 images for any other split."""
     train = split == "train"
     rng = np.random.default_rng(0 if train else 1)
     labels = rng.integers(0, 10, 10_000 if train else 1_000)
-    # Bytes from the start: int64 on the way would be the peak of a process's memory, whatever it then trains.
+    # Bytes from the start. Images in int64 would be the peak of a process's memory, whatever it trains afterwards.
     colours = np.random.default_rng(2).integers(0, 64, (10, 1, 1, 3), np.uint8)
     images = rng.integers(0, 192, (len(labels), 32, 32, 3), np.uint8)
     for image, label in zip(images, labels, strict=True):

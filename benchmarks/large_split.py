@@ -1,7 +1,8 @@
-"""A split that is larger than the memory it may take: how much memory training takes, and how fast the feed is.
+"""Trains on a split that is larger than its memory budget: how much memory training takes, and how fast the feed is.
 
-Writes a TFDS dataset of 256x256 JPEG images (3 GB by default) into a folder, trains a small model on it under a memory
-budget of 1 GB, and compares the streaming feed with what TFDS alone gives: `as_dataset().shuffle().batch()`.
+Writes a TFDS dataset of 256x256 JPEG images (3 GB by default) into a folder. Run it again to train a small model on the
+dataset with a memory budget of 1 GB. The second run also compares the streaming feed with TFDS alone:
+`as_dataset().shuffle().batch()`.
 
     python benchmarks/large_split.py --data_dir=/tmp/large --gigabytes=3
 """
@@ -33,7 +34,7 @@ SIDE, CLASSES, POOL = 256, 10, 512
 
 
 class GeneratedJpegs(tfds.core.GeneratorBasedBuilder):
-    """Smooth random pictures under noise, as many as fill the gigabytes that were asked for."""
+    """Smooth random pictures with noise, as many as fill `gigabytes`."""
 
     name = "generated_jpegs"
     VERSION = tfds.core.Version("1.0.0")

@@ -1,8 +1,8 @@
-"""What logging costs: the training loop that logs to metrics.jsonl and TensorBoard, against the same loop without a hook,
-and against one that stops at the same steps and writes nothing.
+"""What logging costs: a loop that logs to metrics.jsonl and TensorBoard, against the same loop without a hook.
 
-One process, one model, one compiled loop; blocks of steps of the three ways take turns in a random order. A block starts
-and ends at the same places of the log, and its first steps are paid by all alike.
+A third loop stops at the same steps and writes nothing. There is one process, one model and one compiled loop. Blocks
+of steps of the three ways take turns in a random order. All blocks begin and end at the same places between two logs,
+so the costs of their first steps are the same.
 
     python benchmarks/logging_cost.py --data_dir=... --model=cnn --log_every=20
 """

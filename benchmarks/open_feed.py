@@ -1,4 +1,4 @@
-"""How long a feed takes to open and give its first batch, at step 0 and at step 1,000,000, in turns.
+"""How long a feed takes to open and to give its first batch, at step 0 and at step 1,000,000. The two take turns.
 
 python benchmarks/open_feed.py --dataset=fashion_mnist --data_dir=... --feed=streaming
 """

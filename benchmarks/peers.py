@@ -1,8 +1,8 @@
-"""The same job elsewhere, in turns with the loop: `fit` called by a script of its own, Orbit, and a plain PyTorch loop.
+"""Times the same job elsewhere, in turns with the loop: a script that only calls `fit`, Orbit, and plain PyTorch.
 
-`make peers` builds the environments of Orbit and PyTorch, which know the model `cnn` on images of CIFAR-10's shapes; a peer
-whose environment isn't there, or that fails, is reported absent. Every one has a process of its own, and the laps take
-turns, so that a slow moment of the machine falls on all of them.
+`make peers` builds the environments of Orbit and PyTorch. These two know only the model `cnn` on images with the
+shapes of CIFAR-10. A peer that has no environment, or that fails, is reported as absent. Each peer has a separate
+process. The laps take turns, so a slow moment of the machine affects all of them.
 
     python benchmarks/peers.py --model=cnn --dataset=benchmarks.images:cifar_shaped --output=benchmarks/results/cnn
 """
@@ -28,15 +28,15 @@ from loopwright.trainer.commands.machine import environment
 from loopwright.trainer.compare import bootstrap
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parent
-#: Peers in environments of their own: name, environment and script.
+#: Peers that have separate environments: name, environment and script.
 ELSEWHERE = (("Orbit", ".venv-orbit", "orbit_loop.py"), ("PyTorch", ".venv-torch", "torch_loop.py"))
-#: What the others are compared with.
+#: The peer that the others are compared with.
 OURS = "Loopwright, graph"
 FIT_ROW, FIT_ALONE = "fit, the benchmark's row", "fit, called by fit_alone.py"
 
 
 def workers(arguments: argparse.Namespace, absent: dict[str, str]) -> dict[str, benchmark.Worker]:
-    """The processes by name; `absent` is told of those that can't be started."""
+    """The processes by name. For each peer that can't be started, the reason is added to `absent`."""
     cell = Cell(
         flags.Data(dataset=arguments.dataset, batch_size=arguments.batch_size),
         flags.Model(model=arguments.model),
@@ -63,7 +63,7 @@ def workers(arguments: argparse.Namespace, absent: dict[str, str]) -> dict[str, 
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each peer: its figures, or why there are none. Raises TrainingError where the loop itself has none."""
+    """A row for each peer: its figures, or the reason why it has none. Raises TrainingError if our loop fails."""
     absent: dict[str, str] = {}
     versions: dict[str, str] = {}
     laps: dict[str, list[float]] = {}

@@ -1,7 +1,7 @@
-"""The loop (`graph`) in float32 and in bfloat16, each with TensorFlow's own threads and with one thread an op, in turns.
+"""Times the loop (`graph`) in float32 and bfloat16, with TensorFlow's own threads and with one thread an op, in turns.
 
-With one thread an op, as many ops run at a time as there are cores. On a CPU without AMX or AVX-512 BF16, which emulates
-bfloat16, nothing is measured, and an earlier result is deleted.
+With one thread an op, as many ops run at a time as there are cores. A CPU without AMX and without AVX-512 BF16
+emulates bfloat16. There nothing is measured, and an earlier result is deleted.
 
     python benchmarks/precisions.py --output=benchmarks/results/cnn
 """
@@ -24,12 +24,12 @@ from loopwright.trainer.commands.machine import environment
 from loopwright.trainer.compare import bootstrap
 
 PRECISIONS = ("float32", "mixed_bfloat16")
-#: Threads inside an op and ops at a time; 0: TensorFlow decides.
+#: Threads inside an op and ops at a time. With 0, TensorFlow decides.
 THREADS = ((0, 0), (1, os.cpu_count() or 1))
 
 
 def measure(dataset: str, model: str, batch_size: int, steps: int, laps: int) -> list[dict[str, Any]]:
-    """A row for each precision and number of threads, of laps that took turns."""
+    """A row for each precision and number of threads. Their laps take turns."""
     cells = {
         (precision, intra, inter): Cell(
             flags.Data(dataset=dataset, batch_size=batch_size),

@@ -30,9 +30,9 @@ GPU_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 #: On a quiet machine, half the width of an interval is at most this part of the median.
 QUIET = 0.1
-#: What the project set out to reach: model, batch size, precision, loop, what it is compared with, and the aim. The aim is
-#: the least ratio of speeds; for the floor it is the largest ratio of times, and for memory the largest ratio of peaks.
-#: XLA's memory is compared with that of `fit`, and with that of the `fit_tuned` that XLA compiles.
+#: What the project set out to reach: model, batch size, precision, loop, what it is compared with, and the aim. The aim
+#: is the least ratio of speeds; for the floor it is the largest ratio of times, and for memory the largest ratio of
+#: peaks. XLA's memory is compared with that of `fit`, and with that of the `fit_tuned` that XLA compiles.
 AIMS = (
     ("cnn", 32, "float32", "graph", "fit", 1.15),
     ("cnn", 32, "float32", "graph", "fit_tuned", 1.1),
@@ -45,8 +45,8 @@ AIMS = (
     ("mlp", 32, "float32", "xla", "memory of fit", 1.05),
     ("mlp", 32, "float32", "xla", "memory of fit_tuned", 1.05),
 )
-#: How many times as fast as in float32 `graph` should be in bfloat16 on a CPU with AMX: model, batch size, aim. Both are
-#: measured with TensorFlow's own numbers of threads.
+#: The speed of `graph` in bfloat16 divided by its speed in float32 that was aimed at, on a CPU with AMX: model, batch
+#: size, aim. Both are measured with TensorFlow's own numbers of threads.
 BFLOAT16_AIMS = (("cnn", 32, 1.3), ("cnn", 256, 1.6))
 
 

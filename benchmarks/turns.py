@@ -1,7 +1,7 @@
 """What the programs in this folder share: a job to measure, and turns in a random order.
 
-A machine's slow moments fall on all that take turns alike, so blocks are compared round by round: a ratio is the median of
-the rounds' ratios, with its 95% interval (bootstrap).
+The slow moments of a machine affect all blocks that take turns. So blocks are compared round by round: a ratio is the
+median of the rounds' ratios, with its 95% interval (bootstrap).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from loopwright.trainer.compare import bootstrap
 
 
 def job(dataset: data.Dataset, model: str) -> tuple[trainer.TrainState, trainer.Step]:
-    """A model of the catalog with Adam, always from the same seed, and its step."""
+    """A state with a model of the catalog and Adam, and its step. The seed is always the same."""
     keras.utils.set_random_seed(0)
     network = models.create(model, dataset.input_shape, dataset.num_classes, precision="float32")
     logits = not models.ends_in_probabilities(model, network)
@@ -30,7 +30,7 @@ def job(dataset: data.Dataset, model: str) -> tuple[trainer.TrainState, trainer.
 
 
 def take_turns(blocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each block returns, seconds for example, in each round; a first round, which warms up, isn't counted."""
+    """What each block returns in each round, such as seconds. The first round is a warm-up and isn't counted."""
     order, found = random.Random(0), {name: [] for name in blocks}
     for number in range(rounds + 1):
         for name in order.sample(list(blocks), len(blocks)):
@@ -41,7 +41,7 @@ def take_turns(blocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 
 
 def ratio(found: Mapping[str, list[float]], name: str, base: str) -> dict[str, Any]:
-    """How many times as long as `base` a block took: the median over the rounds."""
+    """How many times as long as `base` a block took: the median over the rounds, and its interval."""
     ratios = [one / other for one, other in zip(found[name], found[base], strict=True)]
     low, high = bootstrap.median_interval(ratios)
     return {"ratio": round(statistics.median(ratios), 4), "interval": [round(low, 4), round(high, 4)]}

@@ -1,9 +1,9 @@
-"""One row of the benchmark under several sets of flags, in turns, so that a slow moment of the machine falls on all alike.
+"""Times a row of the benchmark with several sets of flags, in turns, so a slow moment of the machine affects all sets.
 
     python benchmarks/variants.py '--model=cnn --onednn=off' '--model=cnn --onednn=on'
 
-A set is flags of `loopwright benchmark`, in quotes. Each has a process of its own; the first is what the others are
-compared with. Figures are medians over the laps, with 95% intervals (bootstrap, resampling the laps in pairs).
+A set is a list of flags of `loopwright benchmark`, in quotes. Each set has a separate process. All are compared with
+the first set. The figures are medians over the laps, with 95% intervals (bootstrap, which resamples the laps in pairs).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def laps_in_turns(cells: Mapping[Key, Cell], steps: int, laps: int, row: str = "graph") -> dict[Key, list[float]]:
-    """The milliseconds a step of each lap of each cell; a first lap, which warms up, isn't counted."""
+    """The milliseconds a step of each lap of each cell. The first lap is a warm-up and isn't counted."""
     with contextlib.ExitStack() as stack:
         workers = {key: stack.enter_context(benchmark.row_worker(cell, row)) for key, cell in cells.items()}
         for worker in workers.values():

@@ -1,4 +1,4 @@
-"""For those who stay with `fit`: an .h5 file from which training goes on exactly. `model.save` would lose the optimizer."""
+"""For those who stay with `fit`: an .h5 from which training goes on exactly, where `model.save` loses the optimizer."""
 
 import tempfile
 

@@ -17,7 +17,7 @@ from loopwright.data import array_feed
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/replay"
 num_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
 
-# Three classes. All samples of one class come before those of the next. Without a memory, the model forgets the first two.
+# Three classes. All samples of one class come before those of the next. Without a memory, the model forgets the others.
 rng = np.random.default_rng(0)
 y = np.repeat(np.arange(3), 3_200)
 x = (rng.normal(size=(len(y), 2)) * 0.5 + np.array([[0, 0], [2, 0], [0, 2]])[y]).astype("float32")

@@ -265,13 +265,22 @@ def _help(groups: Sequence[type], usage: str, help_text: str, *, full: bool) -> 
         lines += ["", f"{group.__name__.lower()}: {(group.__doc__ or '').strip()}"]
         for field in fields:
             name = f"--[no]{field.name}" if kind_of(group, field) is bool else f"--{field.name}"
-            text = field.metadata["help"]
-            if field.metadata["choices"]:
-                text += f" One of {', '.join(field.metadata['choices'])}."
-            if field.default not in (None, False, ""):
-                text += f" Default: {field.default}."
-            body = textwrap.wrap(text, max(width - 22, 30))
-            lines += [f"  {name:<19} {body[0]}", *(" " * 22 + line for line in body[1:])]
+            body = [" " * 22 + line for line in textwrap.wrap(_help_of(field), max(width - 22, 30))]
+            if len(name) < 20:
+                body[0] = f"  {name:<20}{body[0].lstrip()}"
+            else:
+                body.insert(0, f"  {name}")
+            lines += body
     common = "--flagfile=FILE reads flags from a file."
     lines += ["", common if full else f"{common} --helpfull shows every flag."]
     return "\n".join(lines)
+
+
+def _help_of(field: dataclasses.Field) -> str:
+    """The help text of a flag, with its choices, unless the text names them all, and its default."""
+    text, choices, default = field.metadata["help"], field.metadata["choices"], field.default
+    if not all(choice in text for choice in choices):
+        text += f" One of {', '.join(choices)}."
+    if default is not None and default is not False and default != "":
+        text += f" Default: {default}."
+    return text

@@ -1,4 +1,4 @@
-"""docs/performance.md and README.md say what was measured, and the programs around the benchmark hold together."""
+"""docs/performance.md and README.md agree with the measurements, and the programs around the benchmark work."""
 
 import argparse
 import copy
@@ -42,7 +42,7 @@ def test_other_numbers_make_another_page(tables: dict[str, Any]) -> None:
     assert "| no |" in tables["aims"]({**result, "rows": [{**row, "laps_ms": [1.0]} for row in result["rows"]]})
 
 
-def test_pages_tell_of_a_machine_that_was_not_quiet(tables: dict[str, Any]) -> None:
+def test_pages_say_that_a_machine_was_not_quiet(tables: dict[str, Any]) -> None:
     result = tables["load"]()
     quiet = {**result, "rows": [{**row, "interval": [row["ms_per_step"]] * 2} for row in result["rows"]]}
     busy = {
@@ -54,7 +54,7 @@ def test_pages_tell_of_a_machine_that_was_not_quiet(tables: dict[str, Any]) -> N
         assert "was not quiet" in tables[part](busy)
 
 
-def test_peer_that_is_not_there_is_absent(
+def test_peer_without_an_environment_is_absent(
     repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peers = runpy.run_path(str(repository / "benchmarks" / "peers.py"))
@@ -68,7 +68,7 @@ def test_peer_that_is_not_there_is_absent(
     assert started == ["graph", "fit", "fit_alone.py"]
 
 
-def test_gpu_table_holds_what_was_found(tables: dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_gpu_table_holds_the_results(tables: dict[str, Any], tmp_path: pathlib.Path) -> None:
     assert tables["gpu"](tables["load"]()).count("unmeasured") == 12
     rows = [
         {"loop": loop, "model": "cnn", "precision": "float32", "ratio_to_fit": 1.5, "ratio_to_fit_interval": [1.4, 1.6]}
@@ -121,7 +121,7 @@ for lap, line in enumerate(sys.stdin):
 
 
 def answering(name: str, *, dies_at: int = -1) -> benchmark.Worker:
-    """A process that answers as a row does, and dies at a lap."""
+    """A process that answers as a row does, and dies at a lap; -1 for a process that doesn't die."""
     return benchmark.Worker(name, [sys.executable, "-c", ANSWERING, str(dies_at)])
 
 
@@ -140,7 +140,7 @@ def test_peer_that_dies_is_absent_and_the_others_go_on(repository: pathlib.Path,
 
 
 @pytest.mark.parametrize("lap", [0, 1, 3])
-def test_row_that_dies_is_told_of_and_the_others_are_kept(monkeypatch: pytest.MonkeyPatch, lap: int) -> None:
+def test_row_that_dies_is_reported_and_the_others_are_kept(monkeypatch: pytest.MonkeyPatch, lap: int) -> None:
     cell = benchmark.Cell(flags.Data(), flags.Model(), flags.Optimization(), flags.Benchmark(train_steps=1, repeats=3))
     grid = [{"steps_per_execution": 1, "jit_compile": False, "ms_per_step": 1.0}]
     search = f"import json; print(json.dumps({{'grid': {grid}}})); print(json.dumps({{'environment': {{}}}}))"
@@ -162,7 +162,7 @@ def test_row_that_dies_is_told_of_and_the_others_are_kept(monkeypatch: pytest.Mo
         benchmark._measure([cell], lambda result: None)
 
 
-def test_search_of_fit_takes_whole_executions() -> None:
+def test_search_of_fit_runs_whole_executions() -> None:
     for k in one_row.STEPS_PER_EXECUTION:
         assert one_row.search_steps(k) % k == 0
         assert 25 <= one_row.search_steps(k) <= 50
@@ -178,7 +178,7 @@ def test_peers_take_turns_with_the_loop(repository: pathlib.Path, tmp_path: path
     assert found["rows"][0]["ratio_to_ours"] == 1
 
 
-def test_commands_for_a_gpu_are_ones_that_there_are(repository: pathlib.Path) -> None:
+def test_commands_for_a_gpu_have_valid_flags(repository: pathlib.Path) -> None:
     gpu = runpy.run_path(str(repository / "benchmarks" / "gpu.py"))
     names = [words[0] for words in gpu["commands"]()]
     assert names == ["parity"] * 6 + ["benchmark"]
@@ -216,7 +216,7 @@ def test_fit_alone_times_fit(repository: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_variants_are_compared_with_the_first(
+def test_variants_are_compared_with_the_first_one(
     repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variants = runpy.run_path(str(repository / "benchmarks" / "variants.py"))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.hooks.plateau import early_stop, reduce_on_plateau
     from loopwright.trainer.hooks.signals import SaveOnSignal
     from loopwright.trainer.keras_style import fit
-    from loopwright.trainer.observe.predictions import predictor
+    from loopwright.trainer.observe.predictor import predictor
     from loopwright.trainer.observe.records import JsonLines
     from loopwright.trainer.observe.tensorboard import TensorBoard
     from loopwright.trainer.run import Run
@@ -79,7 +79,7 @@ _HOME = {
     "make_optimizer": "core.optimizers",
     "make_schedule": "core.optimizers",
     "objective_from_keras": "compare.from_keras",
-    "predictor": "observe.predictions",
+    "predictor": "observe.predictor",
     "reduce_on_plateau": "hooks.plateau",
     "repair_h5": "export.h5_reader",
     "restore_h5": "export.h5_reader",

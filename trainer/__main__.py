@@ -21,12 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _hold_standard_streams()
     sys.path.append(str(pathlib.Path.cwd()))  # for --model=module:function
     try:
-        code = _dispatch(argv)
+        code = _answer(argv)
         sys.stdout.flush()  # If nobody reads the output any more, the error comes here, where it is caught.
         return code
-    except flags.HelpRequested as help_text:
-        print(help_text)
-        return 0
     except KeyboardInterrupt:
         say("interrupted")
         return 130
@@ -65,6 +62,15 @@ def _hold_standard_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _answer(argv: list[str]) -> int:
+    """Prints the help that was asked for, or runs the command. Returns the exit code."""
+    try:
+        return _dispatch(argv)
+    except flags.HelpRequested as help_text:
+        print(help_text)
+        return 0
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Every example runs; those that keep checkpoints go on in a new process as if they had never stopped."""
+"""Every example runs. The examples that take a folder resume in a new process as if they had never stopped."""
 
 import pathlib
 import runpy
@@ -46,7 +46,7 @@ def test_example_runs(
 
 
 def tensors(folder: pathlib.Path) -> dict[str, Any]:
-    """Every tensor of the newest checkpoint below a folder."""
+    """Every tensor in the newest checkpoint of a run's folder."""
     newest = (folder / "checkpoints" / "latest").read_text().strip()
     reader = tf.train.load_checkpoint(str(folder / "checkpoints" / newest / "state"))
     names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
@@ -58,10 +58,10 @@ def tensors(folder: pathlib.Path) -> dict[str, Any]:
     [("train_gan.py", "extras/discriminator_optimizer"), ("replay_memory.py", "extras/memory/seen")],
 )
 @pytest.mark.slow
-def test_replaced_step_goes_on_in_a_new_process_as_if_it_had_never_stopped(
+def test_example_resumes_in_a_new_process_as_if_it_had_never_stopped(
     name: str, part: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for steps in ("70", "110"):  # neither ends a call of 50 steps
+    for steps in ("70", "110"):  # neither is a multiple of 50, the steps in a call
         argv = [sys.executable, str(EXAMPLES / name), str(tmp_path / "stopped"), steps]
         subprocess.run(argv, capture_output=True, check=True)
     monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "straight"), "110"])

@@ -143,6 +143,16 @@ def test_other_keras_backend_is_refused_before_it_is_imported(tmp_path: pathlib.
     assert "keras" not in heavy
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--helpfull"], ["models"]], ids=" ".join)
+def test_output_that_nobody_reads_ends_in_a_line(argv: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "loopwright.trainer", *argv]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "loopwright: nobody reads the output (Broken pipe)\n")
+
+
 def test_installed_command_and_module_answer_alike(installed: Any) -> None:
     ways = [[installed[0]], [sys.executable, "-m", "loopwright.trainer"]]
     first, second = [subprocess.run([*way, "--help"], capture_output=True, text=True, check=True) for way in ways]

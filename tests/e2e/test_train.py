@@ -259,7 +259,7 @@ def test_restore_from_h5_goes_on_to_the_bit(loopwright: Any, run_folder: pathlib
         (["--seed=9", "--train_steps=50", "--restore_from=run/exports/model.h5"], 2, "identity.seed: 3 there, 9 here"),
         (["--restore_from=run/exports/model.h5"], 2, "is at step 30, and the run ends at 30"),
         (["--restore_from=run/checkpoints/00000030"], 2, "is at step 30, and the run ends at 30"),
-        (["--restore_from=run/flags.txt"], 2, "no checkpoint folder"),
+        (["--restore_from=run/flags.txt"], 2, "not a checkpoint folder"),
     ],
 )
 def test_restore_from_refuses_in_one_line(
@@ -278,7 +278,7 @@ def test_restore_from_refuses_another_run_and_init_from_takes_its_weights(
     result = loopwright(*words, "--restore_from=run/checkpoints/00000030")
     assert (result.code, "identity.seed: 3 there, 9 here" in result.err) == (2, True)
     result = loopwright(*words, "--restore_from=run/checkpoints/latest")
-    assert (result.code, "no checkpoint folder" in result.err) == (2, True)
+    assert (result.code, "not a checkpoint folder" in result.err) == (2, True)
     result = loopwright(*words, "--init_from=run/checkpoints/00000030", "--learning_rate=1e-9", "--overwrite", "--json")
     assert result.code == 0
     trained = [record for record in records_of(run_folder) if record["split"] == "eval"][-1]

@@ -86,30 +86,35 @@ print(json.dumps([code, threads.get_intra_op_parallelism_threads(), threads.get_
 
 @pytest.mark.slow
 def test_auto_writes_down_what_it_chose_and_a_run_that_goes_on_keeps_it(
-    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+    mnist_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    words = [*BASE, f"--data_dir={mnist_dir}", "--execution=auto", "--steps_per_call=5"]
-    argv = [*words, "--train_steps=10", "--intra_op_threads=1", "--inter_op_threads=2", "--onednn=on"]
-    done = subprocess.run(
-        [sys.executable, "-c", CHOOSES, *argv], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert json.loads(done.stdout.splitlines()[-1]) == [0, 1, 2], done.stderr
-    table = dict(re.findall(r"^execution (graph|xla): ([\d.]+) ms a step$", done.stderr, re.MULTILINE))
-    (chosen,) = re.findall(r"^execution (\w+) is chosen$", done.stderr, re.MULTILINE)
+    def train(*words: str) -> tuple[list[int], str]:
+        """Exit code and threads of a new process, and its stderr; TensorFlow reads --onednn only when it is imported."""
+        argv = [*BASE, f"--data_dir={mnist_dir}", "--execution=auto", "--steps_per_call=5", *words]
+        command = [sys.executable, "-c", CHOOSES, *argv]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    threads = ["--intra_op_threads=1", "--inter_op_threads=2", "--onednn=on"]
+    facts, said = train("--train_steps=10", *threads)
+    assert facts == [0, 1, 2], said
+    table = dict(re.findall(r"^execution (graph|xla): ([\d.]+) ms a step$", said, re.MULTILINE))
+    (chosen,) = re.findall(r"^execution (\w+) is chosen$", said, re.MULTILINE)
     assert chosen == min(table, key=lambda name: float(table[name]))
     (run,) = (tmp_path / "runs").iterdir()
-    facts = json.loads((run / "run.json").read_text())
-    assert (facts["execution"], facts["onednn"]) == (chosen, "on")
-    assert set(facts["execution_measured_ms"]) == set(table) == {"graph", "xla"}
+    kept = json.loads((run / "run.json").read_text())
+    assert (kept["execution"], kept["onednn"]) == (chosen, "on")
+    assert set(kept["execution_measured_ms"]) == set(table) == {"graph", "xla"}
     assert f"--execution={chosen}" in (run / "flags.txt").read_text().splitlines()
 
-    result = loopwright(*words, "--train_steps=20", "--onednn=off")
-    assert (result.code, "ms a step" in result.err) == (0, False)
-    assert re.search(r"may not equal .* \(.*intra_op_threads: 1 before, 0 now; .*onednn: on before, off now", result.err)
+    facts, said = train("--train_steps=20", "--onednn=off")
+    assert (facts[0], "ms a step" in said) == (0, False)
+    told = r"may not equal .* \(.*intra_op_threads: 1 before, 0 now; .*onednn: on before, off now"
+    assert re.search(told, " ".join(said.split())), said
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
     assert json.loads((run / "summary.json").read_text())["step"] == 20
-    facts = json.loads((run / "run.json").read_text())
-    assert (facts["execution"], facts["onednn"]) == (chosen, "off")
+    kept = json.loads((run / "run.json").read_text())
+    assert (kept["execution"], kept["onednn"]) == (chosen, "off")
 
 
 @pytest.mark.slow
@@ -224,7 +229,10 @@ def test_flags_that_do_not_fit_the_data_or_the_model_exit_2(
     assert not (tmp_path / "run").exists()
 
 
-def test_python_of_the_guide_runs(repository: pathlib.Path) -> None:
+def test_python_of_the_guide_runs(
+    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     guide = (repository / "docs" / "training.md").read_text()
     program = "\n".join(re.findall(r"```python\n(.*?)```", guide, re.DOTALL))
     exec(compile(program, "training.md", "exec"), {})

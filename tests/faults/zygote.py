@@ -18,7 +18,7 @@ import tensorflow_datasets  # noqa: F401
 import loopwright.data  # noqa: F401
 from loopwright import trainer
 from loopwright.trainer.__main__ import main
-from loopwright.trainer.commands.train.command import command as train  # noqa: F401
+from loopwright.trainer.commands.train import command as train  # noqa: F401
 
 CLONE_NEWNET = 0x40000000
 

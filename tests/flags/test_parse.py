@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -168,7 +169,7 @@ def test_help_shows_common_flags_and_helpfull_all(groups: Sequence[type]) -> Non
         text = str(help_text.value)
         assert text.startswith("usage: x")
         assert "What it does." in text
-        assert shown == {f.name for f in fields if f"--{f.name} " in text or f"--[no]{f.name} " in text}
+        assert shown == {f.name for f in fields if re.search(rf"^  --(\[no\])?{f.name}\s", text, re.MULTILINE)}
 
 
 def test_help_of_train_shows_fifteen_flags_at_most() -> None:

@@ -84,10 +84,17 @@ def directions_of(objective: Any, metrics: Iterable[Any] = ()) -> dict[str, str]
     """
     known = {"loss": "min", **getattr(objective, "directions", {})}
     for metric in metrics:
-        direction = direction_of(metric)
-        if direction is not None:
-            known[metric.name] = direction
+        for name, part in _named(metric):
+            direction = direction_of(part)
+            if direction is not None:
+                known[name] = direction
     return known
+
+
+def _named(metric: Any) -> Iterable[tuple[str, Any]]:
+    """A Keras metric with the name under which it is recorded. The container that `compile` makes has several."""
+    parts = getattr(metric, "metrics", None)
+    return zip(metric.result(), parts, strict=True) if parts else [(metric.name, metric)]
 
 
 def direction_of(metric: Any) -> str | None:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory  # type: ignore[import-untyped]
 
 #: The message in a checkpoint that describes its tree of objects.
 _OBJECT_GRAPH = "tensorflow.TrackableObjectGraph"

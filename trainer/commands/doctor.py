@@ -43,14 +43,14 @@ import json, os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 import keras
-from tensorflow.python.util import _pywrap_util_port as port
+from loopwright.trainer.base.private_tf import uses_onednn
 build = tf.sysconfig.get_build_info()
 print(json.dumps({
     "devices": [[d.device_type, d.name] for d in tf.config.list_physical_devices()],
     "sum": float(tf.reduce_sum(tf.ones([8]))),
     "cuda": build.get("cuda_version") if tf.test.is_built_with_cuda() else None,
     "backend": keras.backend.backend(),
-    "onednn": port.IsMklEnabled(),
+    "onednn": uses_onednn(),
 }))
 """
 
@@ -127,7 +127,7 @@ def tensorflow_works(probed: Mapping[str, Any]) -> Finding:
     return Finding("ok", "TensorFlow", f"works, devices: {devices}")
 
 
-def processor(features: set[str], *, onednn: bool) -> Finding:
+def processor(features: set[str], *, onednn: bool | None) -> Finding:
     """Which instructions for dense arithmetic the processor has, and whether TensorFlow runs oneDNN's kernels on it."""
     cores = os.cpu_count() or 1
     names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
@@ -137,10 +137,11 @@ def processor(features: set[str], *, onednn: bool) -> Finding:
         return Finding("ok", "processor", f"{found}: --precision=mixed_bfloat16 is fast here")
     if features and "avx" not in features and platform.machine() in ("x86_64", "AMD64"):
         return Finding("fail", "processor", f"{found}, no AVX", "TensorFlow's wheels need AVX: use another machine")
-    if "avx2" in features and not onednn:
+    if "avx2" in features and onednn is False:
         remedy = "try --onednn=on: convolutions may be faster"
         return Finding("note", "processor", f"{found}; TensorFlow leaves oneDNN off here", remedy)
-    return Finding("ok", "processor", found)
+    unknown = "; whether TensorFlow uses oneDNN is unknown" if onednn is None else ""
+    return Finding("ok", "processor", found + unknown)
 
 
 def memory(available: int | None) -> Finding:

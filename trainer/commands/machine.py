@@ -7,6 +7,8 @@ import pathlib
 import platform
 from typing import Any
 
+from loopwright.trainer.base import private_tf
+
 #: Instruction sets on which the speed of a CPU, and the order in which it adds up, depend.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -36,10 +38,8 @@ def environment() -> dict[str, Any]:
 
 
 def onednn() -> str:
-    """Whether TensorFlow runs oneDNN's kernels: `on` or `off`. Imports TensorFlow."""
-    from tensorflow.python.util import _pywrap_util_port as port  # There is no public name for it.
-
-    return "on" if port.IsMklEnabled() else "off"
+    """Whether TensorFlow runs oneDNN's kernels: `on`, `off` or `unknown`. Imports TensorFlow."""
+    return {True: "on", False: "off", None: "unknown"}[private_tf.uses_onednn()]
 
 
 def _cpu() -> dict[str, str]:

@@ -76,8 +76,7 @@ def read_config(workdir: str | os.PathLike[str]) -> flags.Config | None:
     if not path.is_file():
         return None
     try:
-        groups, _ = flags.parse([f"--flagfile={path.absolute()}"], flags.TRAIN_GROUPS, usage="", help_text="")
-        return flags.config_from_groups(groups)
+        return flags.read_flagfile(path)
     except flags.UsageError as error:
         raise TrainingError(f"{path} can't be read: {error}") from None
 

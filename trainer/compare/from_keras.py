@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.graph_writes import mark_scratch
 from loopwright.trainer.base.monitor import directions_of
 from loopwright.trainer.core.feed import Batch
 from loopwright.trainer.core.hook import StopTraining, at_end, every
@@ -75,6 +76,7 @@ class KerasObjective:
             )
             rows = tf.reduce_sum(tf.cast(mask, tf.int32))
         for part in self._parts():
+            mark_scratch(part.variables)  # each batch begins them at zero, so no checkpoint needs them
             part.reset_state()
         losses = []
         if self._options["loss"] is not None:

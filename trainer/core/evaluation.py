@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from loopwright.trainer.base.graph_writes import written_variables
 from loopwright.trainer.base.retrace import watched
 from loopwright.trainer.core.execution import accumulator
 from loopwright.trainer.core.objective import Objective
 from loopwright.trainer.core.optimizers import averaged_weights
 from loopwright.trainer.core.state import TrainState
+
+
+@contextlib.contextmanager
+def put_back(variables: Iterable[tf.Variable]) -> Iterator[None]:
+    """Gives variables the values back that they have now, after the block, also when it fails."""
+    kept = [(variable, tf.identity(variable)) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in kept:
+            variable.assign(value)
 
 
 def evaluate(state: TrainState, feed: Any, objective: Objective) -> dict[str, float]:
@@ -22,12 +35,14 @@ def evaluate(state: TrainState, feed: Any, objective: Objective) -> dict[str, fl
 def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[], dict[str, float]]:
     """A function that evaluates, for more than one call: it is compiled once.
 
-    Where the optimizer keeps an average of the weights, that average is evaluated. The state of Keras metrics is put back
-    afterwards, because it belongs to the training window.
+    Where the optimizer keeps an average of the weights, that average is evaluated. Every variable that the evaluation
+    changes is put back afterwards: the state of Keras metrics, which belongs to the training window, the seeds of a model
+    that draws, and the states of recurrent layers. So evaluation changes no bit of a run.
     """
-    names, accumulate = accumulator(
+    names, accumulate, traced = accumulator(
         lambda batch: objective(state.model, batch, training=False).metrics, feed.element_spec
     )
+    changed = [*written_variables(traced), *(v.value for metric in state.metrics for v in metric.variables)]
 
     @tf.function
     def call(iterator: Any, n: tf.Tensor) -> tf.Tensor:
@@ -36,15 +51,11 @@ def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[]
     watched_call = watched(call, "evaluation")
 
     def run() -> dict[str, float]:
-        window = [(variable, tf.identity(variable)) for metric in state.metrics for variable in metric.variables]
-        for metric in state.metrics:
-            metric.reset_state()
-        with averaged_weights(state.model, state.optimizer):
+        with averaged_weights(state.model, state.optimizer), put_back(changed):
+            for metric in state.metrics:
+                metric.reset_state()
             sums = watched_call(iter(feed()), tf.constant(feed.steps_per_epoch, tf.int64)).numpy()
-        means = {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True)}
-        means |= {name: float(value) for name, value in state.metric_results().items()}
-        for variable, value in window:
-            variable.assign(value)
-        return means
+            means = {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True)}
+            return means | {name: float(value) for name, value in state.metric_results().items()}
 
     return run

@@ -17,6 +17,7 @@ import tensorflow as tf
 from loopwright.trainer.base.clock import Clock
 from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.base.fast_max_pool import fast_pooling_gradients
+from loopwright.trainer.base.graph_writes import is_scratch, written_variables
 from loopwright.trainer.base.private_tf import determinism_is_on
 from loopwright.trainer.base.retrace import specs, warn_of_retrace
 from loopwright.trainer.core.feed import Batch, Feed
@@ -42,7 +43,8 @@ def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
     def bind(state: TrainState, step: Step, feed: Feed) -> Run:
         iterator = iter(feed(int(state.step)))
         with _or_own(clock).phase("compile"):
-            names, accumulate = accumulator(_substituted(_counted(state, step)), iterator.element_spec)
+            names, accumulate, traced_step = accumulator(_substituted(_counted(state, step)), iterator.element_spec)
+            check_state_holds(state, traced_step)
             state.open_window(names)
             waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
 
@@ -160,6 +162,7 @@ def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
     """The compiled loop for stacks of one shape."""
     spec = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), stack)
     traced = tf.function(_counted(state, step)).get_concrete_function(spec)
+    check_state_holds(state, traced)
     names = tuple(sorted(traced.structured_outputs))
     state.open_window(names)
 
@@ -209,15 +212,28 @@ def as_window(metrics: dict[str, Metric]) -> tf.Tensor:
     return tf.reshape(tf.stack(rows) if rows else tf.zeros([0, 2], tf.float64), [len(rows), 2])
 
 
-def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[tuple[str, ...], Callable]:
-    """Traces `one` for batches of `spec` and returns the names of its metrics and a function that sums them.
+def check_state_holds(state: TrainState, traced: Any) -> None:
+    """Raises TrainingError for a traced step that changes a variable which isn't in the state, so no checkpoint holds it."""
+    held = {id(variable.handle) for variable in state.variables().values()}
+    strays = [v for v in written_variables(traced) if id(v.handle) not in held and not is_scratch(v)]
+    if strays:
+        names = ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in strays)
+        raise TrainingError(
+            f"the step changes variables that aren't in the state: {names}; a resumed run would begin with their first "
+            "values, so put them into it: TrainState.create(..., extras={'name': variable}), or metrics=[...] for a metric"
+        )
+
+
+def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[tuple[str, ...], Callable, Any]:
+    """Traces `one` for batches of `spec`. Returns the names of its metrics, a function that sums them, and the trace.
 
     `accumulate(iterator, window, n)` takes n batches from the iterator and adds the metrics of each to the window `[M, 2]`,
     one after the other. It returns the window and the seconds (float64) for which it waited for the iterator. Call it inside
     a `tf.function`.
     """
     traced = tf.function(one)
-    names = tuple(sorted(traced.get_concrete_function(spec).structured_outputs))
+    concrete = traced.get_concrete_function(spec)
+    names = tuple(sorted(concrete.structured_outputs))
 
     def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         waited = tf.constant(0.0, tf.float64)
@@ -230,7 +246,7 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
             window += as_window(traced(batch))
         return window, waited
 
-    return names, accumulate
+    return names, accumulate, concrete
 
 
 def _now() -> tf.Tensor:
