@@ -42,12 +42,11 @@ def main() -> None:
         workdir = pathlib.Path(folder)
         writers = [trainer.JsonLines(workdir / "metrics.jsonl"), trainer.TensorBoard(workdir / "tensorboard")]
         log = trainer.Log(writers, steps_per_epoch=feed.steps_per_epoch, examples_per_step=arguments.batch_size)
-        log.start(0)
         every = arguments.log_every
         hooks: dict[str, list[Any]] = {
             "without": [],
             "stops": [trainer.every(every, lambda state, metrics: None)],
-            "writes": [trainer.every(every, log)],
+            "writes": [trainer.every(every, log.__call__)],
         }
 
         def block(name: str) -> float:

@@ -1,4 +1,4 @@
-"""A real run that was killed three times, a TensorBoard that watched it, and a headless Chromium."""
+"""A run that was killed three times, a TensorBoard that watched it, and a headless Chromium."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-#: After which line of its log a process is killed: each time past its newest checkpoint, which lies at a multiple of 100.
+#: A process is killed after this line of its log. Each is past the newest checkpoint, which lies at a multiple of 100.
 KILLED_AT = ("step 160", "step 240", "step 360")
 RUN = (
     *("train", "--model=cnn", "--train_steps=400", "--log_every=20", "--eval_every=50", "--checkpoint_every=100"),
@@ -23,12 +23,12 @@ RUN = (
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """What a browser shows of an address."""
+    """A page in the browser."""
 
     driver: Any
 
     def open(self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Opens an address in a window of a size; sizes below 600 pixels are a phone's."""
+        """Opens an address in a window of this size. A width below 600 pixels is that of a phone."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -36,7 +36,7 @@ class Page:
         self.driver.get(address)
 
     def text(self) -> str:
-        """All the text of the page, that inside shadow roots too."""
+        """The text of the page, including the text inside shadow roots."""
         return self.driver.execute_script(
             """
             const walk = node => node.nodeType === Node.TEXT_NODE ? node.data :
@@ -47,7 +47,7 @@ class Page:
         )
 
     def all(self, selector: str) -> list[Any]:
-        """The elements of a selector, those inside shadow roots too."""
+        """The elements that match a selector, including those inside shadow roots."""
         return self.driver.execute_script(
             """
             const found = [];
@@ -68,7 +68,7 @@ class Page:
         return WebDriverWait(self.driver, seconds).until(lambda driver: condition(), f"the page shows no {what}")
 
     def errors(self) -> list[str]:
-        """What the console says of errors since it was asked the last time."""
+        """The errors in the browser's console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def screenshot(self, path: pathlib.Path) -> None:
@@ -76,14 +76,14 @@ class Page:
 
 
 def unavailable() -> str | None:
-    """Why there can be no browser here; None where there can."""
+    """Why no browser can run here; None where one can."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"{' and '.join(missing)} not found: `make browser` installs them as root on Debian" if missing else None
 
 
 @pytest.fixture(scope="session")
 def page() -> Iterator[Page]:
-    """A headless Chromium; without one the tests fail in CI, and are skipped elsewhere."""
+    """A headless Chromium. Without one, the tests fail in CI and are skipped elsewhere."""
     reason = unavailable()
     if reason and os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -118,7 +118,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def server(runs: pathlib.Path) -> Iterator[str]:
-    """The address of a TensorBoard that watches the folder of runs from before the first of them begins."""
+    """The address of a TensorBoard that watches the folder of runs. It starts before the first run."""
     runs.mkdir()
     command = [str(pathlib.Path(sys.executable).with_name("tensorboard")), f"--logdir={runs}", "--host=127.0.0.1"]
     command += ["--port=0", "--reload_interval=1"]
@@ -131,7 +131,7 @@ def server(runs: pathlib.Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def killed_run(server: str, runs: pathlib.Path, installed: Any, mnist_dir: pathlib.Path) -> pathlib.Path:
-    """The folder of a run whose process was killed three times and went on each time, under TensorBoard's eyes."""
+    """The folder of a run that was killed three times and went on each time, while TensorBoard watched."""
     command, environment = installed
     argv = [command, *RUN, f"--data_dir={mnist_dir}", f"--workdir={runs / 'killed'}"]
     for mark in KILLED_AT:
@@ -145,7 +145,7 @@ def killed_run(server: str, runs: pathlib.Path, installed: Any, mnist_dir: pathl
 
 @pytest.fixture(scope="session")
 def other_run(killed_run: pathlib.Path, installed: Any, mnist_dir: pathlib.Path) -> pathlib.Path:
-    """A second run in the same folder, of another model and learning rate."""
+    """A second run beside it, with a different model and learning rate."""
     command, environment = installed
     folder = killed_run.with_name("other")
     argv = [command, *RUN, "--model=mlp", "--learning_rate=0.003", "--train_steps=200", f"--data_dir={mnist_dir}"]

@@ -1,4 +1,4 @@
-"""TensorBoard's data of a run that was killed three times: no gap, no duplicate, no step that was taken back."""
+"""TensorBoard's data of a run that was killed three times: no gap, no duplicate, and no step that the run took back."""
 
 import json
 import math

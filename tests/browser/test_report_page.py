@@ -1,4 +1,4 @@
-"""The report, opened as a file in a browser: it fits, it is quiet, and it asks nobody for anything."""
+"""The report, opened as a file in a browser: it fits the window, logs no errors, and requests nothing else."""
 
 import json
 import pathlib
@@ -49,7 +49,7 @@ def test_report_fits_is_quiet_and_asks_for_nothing(
 
 
 def outside(page: Any) -> list[str]:
-    """Elements that stick out of the window, but for those inside a box that scrolls."""
+    """Elements that stick out of the window, except those inside a box that scrolls."""
     return page.driver.execute_script(
         """
         return [...document.querySelectorAll('main *')]

@@ -1,4 +1,4 @@
-"""What a person sees in TensorBoard of a run that was killed three times and of another one beside it."""
+"""What TensorBoard shows of a run that was killed three times and of a second run beside it."""
 
 import pathlib
 from typing import Any

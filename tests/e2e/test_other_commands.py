@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import shutil
 from typing import Any
 
@@ -76,24 +75,6 @@ def test_models_summarises_an_entry_with_real_shapes(loopwright: Any, name: str)
     as_json = loopwright("models", name, "--input_shape=28,28,1", "--json").json
     assert f"{as_json['parameters']:,}" in result.out
     assert as_json["outputs"] == models.MODELS[name].outputs
-
-
-def test_loop_of_the_readme_runs(
-    repository: pathlib.Path,
-    mnist_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (source,) = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
-    assert 'data.load("mnist_5k")' in source
-    source = source.replace('"mnist_5k"', f'"mnist_5k", data_dir="{mnist_dir}"').replace("1_000", "20")
-    exec(compile(source, "README.md", "exec"), {})
-    step, _, result = capsys.readouterr().out.partition(" ")
-    assert step == "20"
-    assert "accuracy" in result
-    assert (tmp_path / "runs" / "mine" / "checkpoints" / "latest").read_text() == "00000020\n"
 
 
 def test_predict_takes_one_input(loopwright: Any, tmp_path: pathlib.Path) -> None:

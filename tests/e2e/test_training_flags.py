@@ -229,15 +229,6 @@ def test_flags_that_do_not_fit_the_data_or_the_model_exit_2(
     assert not (tmp_path / "run").exists()
 
 
-def test_python_of_the_guide_runs(
-    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    guide = (repository / "docs" / "training.md").read_text()
-    program = "\n".join(re.findall(r"```python\n(.*?)```", guide, re.DOTALL))
-    exec(compile(program, "training.md", "exec"), {})
-
-
 def test_guide_names_flags_that_are_there(repository: pathlib.Path) -> None:
     guide = (repository / "docs" / "training.md").read_text()
     known = set(flags.flag_values(flags.Config()))

@@ -1,4 +1,4 @@
-"""The package's public names: they load when they are used, and only they are there."""
+"""The package's public names: each loads when it is used, and there are no others."""
 
 import types
 
@@ -9,7 +9,7 @@ from loopwright import trainer
 
 @pytest.mark.parametrize("name", trainer.__all__)
 def test_public_name_loads(name: str) -> None:
-    for _ in range(2):  # the first time imports its module, which mustn't take the name's place
+    for _ in range(2):  # the first use imports its module, which mustn't replace the name
         assert getattr(trainer, name).__name__ == name
         assert not isinstance(getattr(trainer, name), types.ModuleType)
 

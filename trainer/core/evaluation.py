@@ -13,7 +13,7 @@ from loopwright.trainer.base.retrace import watched
 from loopwright.trainer.core.execution import accumulator
 from loopwright.trainer.core.objective import Objective
 from loopwright.trainer.core.optimizers import averaged_weights
-from loopwright.trainer.core.state import TrainState
+from loopwright.trainer.core.state import TrainState, metric_results
 
 
 @contextlib.contextmanager
@@ -42,7 +42,10 @@ def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[]
     names, accumulate, traced = accumulator(
         lambda batch: objective(state.model, batch, training=False).metrics, feed.element_spec
     )
-    changed = [*written_variables(traced), *(v.value for metric in state.metrics for v in metric.variables)]
+    changed = written_variables(traced)
+    handles = {id(variable.handle) for variable in changed}
+    # A metric that this objective doesn't update, such as those of a `train_step`, says nothing here.
+    metrics = [metric for metric in state.metrics if any(id(v.value.handle) in handles for v in metric.variables)]
 
     @tf.function
     def call(iterator: Any, n: tf.Tensor) -> tf.Tensor:
@@ -52,10 +55,10 @@ def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[]
 
     def run() -> dict[str, float]:
         with averaged_weights(state.model, state.optimizer), put_back(changed):
-            for metric in state.metrics:
+            for metric in metrics:
                 metric.reset_state()
             sums = watched_call(iter(feed()), tf.constant(feed.steps_per_epoch, tf.int64)).numpy()
             means = {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True)}
-            return means | {name: float(value) for name, value in state.metric_results().items()}
+            return means | {name: float(value) for name, value in metric_results(metrics).items()}
 
     return run

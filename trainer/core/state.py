@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -93,16 +93,7 @@ class TrainState:
 
     def window_means(self) -> WindowMeans:
         """Each metric's mean over the window as it is now."""
-        return WindowMeans(self.window_names, self.window.value(), self.metric_results())
-
-    def metric_results(self) -> dict[str, Any]:
-        """The results of the Keras metrics as they are now, by name: scalar tensors."""
-        results: dict[str, Any] = {}
-        for metric in self.metrics:
-            result = metric.result()
-            results |= result if isinstance(result, dict) else {metric.name: result}
-        # A result may be a variable of the metric, which training changes.
-        return {name: tf.convert_to_tensor(value) for name, value in results.items()}
+        return WindowMeans(self.window_names, self.window.value(), metric_results(self.metrics))
 
     def clear_window(self) -> None:
         """Starts a new window."""
@@ -150,6 +141,20 @@ class TrainState:
             name: hashlib.sha256(f"{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
             for name, a in self.tensors().items()
         }
+
+
+def metric_results(metrics: Iterable[Any]) -> dict[str, tf.Tensor]:
+    """The results of Keras metrics as they are now, scalars by name. A vector has a name for each part: `f1/0`, `f1/1`, …"""
+    results: dict[str, Any] = {}
+    for metric in metrics:
+        result = metric.result()
+        results |= result if isinstance(result, dict) else {metric.name: result}
+    scalars: dict[str, tf.Tensor] = {}
+    for name, value in results.items():
+        tensor = tf.convert_to_tensor(value)  # A result may be a variable of the metric, which training changes.
+        parts = tf.unstack(tf.reshape(tensor, [-1])) if tensor.shape.rank else []
+        scalars |= {f"{name}/{place}": part for place, part in enumerate(parts)} or {name: tensor}
+    return scalars
 
 
 class WindowMeans(Mapping[str, float]):

@@ -263,7 +263,7 @@ def test_reader_looks_again_where_the_writer_deleted_what_it_saw(three: Any, mon
 
     def slow_reader(folder: Any) -> Any:
         seen.append(folder.name)
-        if len(seen) < 3:  # meanwhile the writer commits another one and deletes this one
+        if len(seen) < 3:  # meanwhile the writer commits a newer one and deletes this one
             folder.rename(directory / f"{len(seen) + 3:08d}")
         return read(folder)
 
@@ -281,7 +281,7 @@ def test_reader_restores_a_newer_one_where_the_writer_deleted_what_it_chose(
 
     def slow_reader(folder: Any) -> Any:
         seen.append(folder.name)
-        if len(seen) == 2:  # it was found whole; before it's restored the writer commits another one and deletes it
+        if len(seen) == 2:  # it was whole; before it is restored, the writer commits a newer one and deletes it
             folder.rename(directory / "00000004")
         return read(folder)
 
@@ -384,7 +384,7 @@ def test_asynchronous_save_is_the_state_as_it_was(make_state: Any, tmp_path: pat
             state.model.weights[0].assign_add(tf.ones_like(state.model.weights[0]))
             hashes.append(state.hashes())
             checkpoint(state, {})
-            for variable in state.model.weights:  # what training does meanwhile
+            for variable in state.model.weights:  # as training does meanwhile
                 variable.assign_add(tf.ones_like(variable) * 5)
     for step, expected in enumerate(hashes, 1):
         fresh = make_state(precision="mixed_float16", extras={"d": tf.Variable(0)})
@@ -409,7 +409,7 @@ def test_keep_every_and_best_survive_and_the_best_is_known_after_a_restart(
 ) -> None:
     state = make_state()
 
-    def save(step: int, accuracy: float) -> None:  # each time as after a restart
+    def save(step: int, accuracy: float) -> None:  # by a new object each time, as after a restart
         state.step.assign(step)
         options = {"keep": 2, "keep_every": 100, "evaluation": lambda: {"accuracy": accuracy}}
         trainer.Checkpoint(tmp_path, **options).save(state)

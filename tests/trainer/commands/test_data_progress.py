@@ -1,4 +1,4 @@
-"""What a terminal shows of work in pieces."""
+"""What a terminal shows of work that is done piece by piece."""
 
 import io
 import subprocess
@@ -9,7 +9,7 @@ from rich.console import Console
 from loopwright.trainer.commands.data_progress import pieces
 
 
-def test_pieces_tell_what_is_done_on_a_terminal_alone() -> None:
+def test_pieces_say_what_is_done_only_on_a_terminal() -> None:
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=80, color_system=None)
         with pieces(4, console) as show:

@@ -1,4 +1,4 @@
-"""Objectives and evaluation against NumPy: exact over ragged batches, masks and sample weights."""
+"""Objectives and evaluation, compared with NumPy: exact over ragged batches, masks and sample weights."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The executions: xla against graph and fit, its cadences and programs, and the choice between them."""
+"""The executions: xla compared with graph and fit, the programs that it compiles, and the choice between executions."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def trained(make_state: Any, make_feed: Any, objective: Any) -> Callable[..., Any]:
-    """Trains a fresh state; gives it, what was logged every 10 steps, and the number of traces."""
+    """Trains a fresh state. Gives the state, what was logged every 10 steps, and the number of traces."""
 
     def go(execution: Any, *, num_steps: int = 23, model: Any = mlp, feed: Any = None, hooks: Any = ()) -> Any:
         state, logged = make_state(model), []
@@ -86,7 +86,7 @@ def test_xla_is_bit_equal_for_any_stack_and_cadence_with_two_programs(trained: A
 
     look = Look()
     one, logged, traces = trained(trainer.xla(3), model=dropout_mlp, hooks=[trainer.every(7, look)])
-    assert traces == 2  # whole batches and ragged ones, whatever is left of a stack
+    assert traces == 2  # one for whole batches and one for ragged batches, however much of a stack is left
     assert look.steps == [7, 14, 21, 23]
     assert [step for step, _ in logged] == [10, 20, 23]
     other, logged_by_other, traces = trained(trainer.xla(50), model=dropout_mlp)
@@ -139,7 +139,7 @@ with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
 @pytest.mark.slow
 def test_xla_refuses_several_replicas() -> None:
     done = subprocess.run([sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, check=False)
-    assert done.stdout == "2 xla runs on one replica only; use --execution=graph\n", done.stderr
+    assert done.stdout == "2 xla runs on one replica only; use execution=graph()\n", done.stderr
 
 
 GIVEN_BACK = """
@@ -160,14 +160,14 @@ print(before - resident())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc gives memory back in this way")
 def test_freed_memory_is_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 60
 
 
 class Uncompilable(keras.layers.Layer):
-    """Its output comes from Python, which XLA can't take in."""
+    """A layer whose output comes from Python, which XLA can't compile."""
 
     def call(self, x: Any) -> Any:
         return tf.ensure_shape(tf.numpy_function(lambda array: array, [x], tf.float32), x.shape)
@@ -179,8 +179,8 @@ def uncompilable() -> keras.Model:
     return keras.Model(inputs, Uncompilable()(x) + x)
 
 
-def test_xla_of_what_it_can_not_compile_is_told_in_one_line(trained: Any) -> None:
-    with pytest.raises(trainer.TrainingError, match=r"PyFunc.*--execution=graph") as error:
+def test_xla_names_what_it_can_not_compile_in_one_line(trained: Any) -> None:
+    with pytest.raises(trainer.TrainingError, match=r"PyFunc.*use execution=graph\(\)$") as error:
         trained(trainer.xla(3), model=uncompilable)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
@@ -204,7 +204,7 @@ def test_choice_leaves_no_trace_in_the_state(make_state: Any, make_feed: Any, ob
     assert named[0] == named[1]
 
 
-def test_choice_spends_a_tenth_of_the_steps_on_what_is_hopeless(
+def test_choice_spends_a_tenth_of_the_steps_on_a_hopeless_execution(
     make_state: Any, make_feed: Any, objective: Any
 ) -> None:
     taken: list[int] = []
@@ -240,19 +240,19 @@ def test_choice_ends_before_the_feed_does(make_state: Any, make_feed: Any, objec
 
 
 @pytest.mark.slow
-def test_choice_passes_over_what_can_not_run(make_state: Any, make_feed: Any, objective: Any) -> None:
+def test_choice_skips_an_execution_that_can_not_run(make_state: Any, make_feed: Any, objective: Any) -> None:
     state, step = make_state(uncompilable), trainer.gradient_step(objective)
     before = state.hashes()
     choice = trainer.choose(state, step, make_feed(), CANDIDATES, steps=6, repeats=1)
     assert choice.name == "graph"
-    assert "--execution=graph" in choice.failed["xla"]
+    assert "use execution=graph()" in choice.failed["xla"]
     assert state.hashes() == before
     with pytest.raises(trainer.TrainingError, match="no execution"):
         trainer.choose(state, step, make_feed(), {"xla": CANDIDATES["xla"]}, steps=6, repeats=1)
     assert state.hashes() == before
 
 
-def test_choice_tells_of_a_change_that_it_can_not_undo(make_state: Any, make_feed: Any, objective: Any) -> None:
+def test_choice_reports_a_change_that_it_can_not_undo(make_state: Any, make_feed: Any, objective: Any) -> None:
     class Growing(tf.Module):
         """Changes its value by itself, even when it is put back."""
 

@@ -1,4 +1,4 @@
-"""The loop: when hooks are called, what they are given, and that no cadence changes a number."""
+"""The loop: when it calls hooks, what it gives them, and that no cadence changes a number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from loopwright import trainer
 
 
 def index_step(state: trainer.TrainState, batch: dict[str, tf.Tensor]) -> dict[str, Any]:
-    """Trains nothing; its metric is the mean index of the samples, which a test can work out by hand."""
+    """Trains nothing. Its metric is the mean index of the samples, which a test can work out by hand."""
     index = tf.cast(batch["index"], tf.float32)
     return {"index": (tf.reduce_sum(index), tf.cast(tf.size(index), tf.float32))}
 
@@ -67,12 +67,12 @@ def test_train_ends_at_the_absolute_last_step(run: Any) -> None:
     assert int(run(num_steps=10, state=state).step) == 10
 
 
-def test_train_of_a_finished_state_calls_what_comes_at_the_end_alone(run: Any) -> None:
+def test_train_of_a_finished_state_calls_only_the_hooks_of_the_end(run: Any) -> None:
     state = run(num_steps=4)
     recorder, end = Recorder(), Recorder()
     assert run(recorder, trainer.every(1, recorder), trainer.at_end(end), num_steps=4, state=state) is state
     assert not recorder.calls
-    assert end.steps == [4]  # a process may have been killed before
+    assert end.steps == [4]  # because a process may have been killed before it came to them
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_every_calls_at_multiples_and_at_the_last_step(
     assert recorder.steps == expected
 
 
-def test_every_leaves_out_a_last_step_between_where_told(run: Any) -> None:
+def test_every_without_at_last_leaves_out_a_last_step_between(run: Any) -> None:
     multiples, between = Recorder(), Recorder()
     run(trainer.every(5, multiples, at_last=False), trainer.every(3, between, at_last=False))
     assert (multiples.steps, between.steps) == ([5, 10], [3, 6, 9])
@@ -150,7 +150,7 @@ def test_error_of_a_hook_ends_training_at_once(run: Any) -> None:
 
 def test_metrics_are_floats_of_the_step_at_which_the_hook_was_called(run: Any, make_feed: Any) -> None:
     kept: list[Any] = []
-    run(trainer.every(5, lambda state, metrics: kept.append(metrics)))  # looked at when training is through
+    run(trainer.every(5, lambda state, metrics: kept.append(metrics)))  # read only after training
     assert [list(metrics) for metrics in kept] == [["index"], ["index"]]
     assert [dict(metrics) for metrics in kept] == [
         {"index": pytest.approx(means_by_hand(make_feed(), start, start + 5), rel=1e-12)} for start in (0, 5)
@@ -169,7 +169,7 @@ def test_window_means_are_those_worked_out_by_hand(run: Any, make_feed: Any, n: 
     assert start == 10
 
 
-def test_window_starts_anew_only_where_metrics_are_read(run: Any) -> None:
+def test_window_starts_again_only_where_metrics_are_read(run: Any) -> None:
     alone, beside = Recorder(), Recorder()
     run(trainer.every(5, alone))
     run(trainer.every(2, StateOnly()), Recorder(), trainer.every(5, beside), trainer.every(3, StateOnly()))
@@ -178,7 +178,7 @@ def test_window_starts_anew_only_where_metrics_are_read(run: Any) -> None:
 
 @pytest.fixture(scope="module")
 def logged(make_state: Any, make_feed: Any, objective: Any) -> Callable[..., Any]:
-    """Trains 23 steps, dropout and ragged batches included; gives the numbers logged every 10 steps, and the state."""
+    """Trains 23 steps with dropout and ragged batches. Gives the numbers logged every 10 steps, and the state's hashes."""
 
     def go(execution: Any, *others: Any) -> tuple[list[Any], list[str]]:
         log, state = Recorder(), make_state()

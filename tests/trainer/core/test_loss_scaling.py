@@ -1,4 +1,4 @@
-"""Mixed precision: both kinds train, and an overflow costs float16 one update and nothing else."""
+"""Mixed precision: both kinds train, and an overflow in float16 costs one update and nothing more."""
 
 from collections.abc import Callable
 from typing import Any
@@ -66,14 +66,14 @@ def test_mixed_precision_takes_nearly_the_updates_of_float32(
 
 
 def spoil_batch(x: np.ndarray, objective: Any) -> tuple[np.ndarray, Any]:
-    """The samples of one step hold a value beyond float16: the loss itself is no number."""
+    """The samples of one step hold a value that float16 can't hold, so the loss itself is NaN."""
     x = x.copy()
     x[SPOILT_STEP * 8] = 1e30
     return x, objective
 
 
 def spoil_loss(x: np.ndarray, objective: Any) -> tuple[np.ndarray, Any]:
-    """The loss of one step is finite, but overflows when it is scaled."""
+    """The loss of one step is finite, and overflows when it is scaled."""
 
     def spoilt(model: Any, batch: Any, *, training: bool) -> trainer.Outputs:
         outputs = objective(model, batch, training=training)
@@ -104,7 +104,7 @@ def test_overflow_in_float16_halves_the_scale_and_skips_the_update(
         assert np.array_equal(old, new)
     for old, new in zip(slots, numbers(state.optimizer.inner_optimizer.variables), strict=True):
         assert np.array_equal(old, new)
-    # A batch that overflows by itself leaves them alone; one that the scale alone makes overflow moves them, as in `fit`.
+    # A batch that overflows by itself leaves them as they are. One that overflows by the scale moves them, as in `fit`.
     for old, new in zip(statistics, numbers(state.model.non_trainable_weights), strict=True):
         assert np.array_equal(old, new) == (spoil is spoil_batch)
         assert np.isfinite(new).all()
@@ -125,4 +125,4 @@ def test_skipped_update_stays_out_of_the_logged_means(make_state: Any, samples: 
         trainer.train(state, feed, step, num_steps=5, execution=trainer.graph(), hooks=[hook])
     skipped, spoilt = logged
     assert np.isfinite(list(skipped.values())).all()
-    assert spoilt["loss"] > 1e20 or np.isnan(spoilt["loss"])  # without loss scaling nothing is skipped, or hidden
+    assert spoilt["loss"] > 1e20 or np.isnan(spoilt["loss"])  # without loss scaling nothing is skipped or hidden

@@ -95,6 +95,6 @@ def test_metrics_by_name_are_exact_over_every_row(pad: bool) -> None:
 
 
 @pytest.mark.parametrize(("names", "classes"), [(["acuracy"], 6), (["top_5"], 5)])
-def test_make_metrics_refuses_what_says_nothing(names: list[str], classes: int) -> None:
+def test_make_metrics_refuses_unknown_and_useless_names(names: list[str], classes: int) -> None:
     with pytest.raises(ValueError, match=f"metrics={names[0]}"):
         make_metrics(names, classes)

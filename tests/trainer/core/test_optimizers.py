@@ -1,4 +1,4 @@
-"""Learning rates and updates against numbers worked out by hand."""
+"""Learning rates and updates, compared with numbers worked out by hand."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The state: what is in it, and that its hashes tell any change."""
+"""The state: what is in it, and that its hashes show any change."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_seeds_are_the_seed_generators_of_dropout(make_state: Any, model: Any) -
     assert not np.array_equal(state.seeds[0].numpy(), before)
 
 
-def test_hashes_are_equal_for_equal_states_and_tell_every_change(make_state: Any) -> None:
+def test_hashes_are_equal_for_equal_states_and_show_every_change(make_state: Any) -> None:
     extras = {"average": tf.Variable([1.0, 2.0])}
     state, twin = make_state(extras=extras), make_state(extras=extras)
     first = state.hashes()
@@ -78,8 +78,8 @@ class Total(keras.metrics.Metric):
 
 
 @pytest.mark.parametrize("kind", [Total, keras.metrics.Sum, keras.metrics.Mean])
-def test_keras_metrics_are_of_the_window(make_state: Any, kind: Any) -> None:
-    """A window that is opened when a step was taken, as `eager` does it, takes nothing back; means that are kept stay."""
+def test_keras_metrics_belong_to_the_window(make_state: Any, kind: Any) -> None:
+    """Opening a window after a step, as `eager` does, loses nothing. Means that were kept don't change."""
     metric = kind(name="total")
     state = make_state(metrics=[metric])
     metric.update_state(3.0)
@@ -90,7 +90,7 @@ def test_keras_metrics_are_of_the_window(make_state: Any, kind: Any) -> None:
     assert means["total"] == 3.0
 
 
-def test_open_window_begins_anew_for_another_number_of_metrics(make_state: Any) -> None:
+def test_open_window_begins_again_for_another_number_of_metrics(make_state: Any) -> None:
     state = make_state()
     state.open_window(("a", "b"))
     state.window.assign([[6.0, 4.0], [1.0, 1.0]])

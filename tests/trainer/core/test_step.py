@@ -1,4 +1,4 @@
-"""The gradient step: accumulation against the large batch, norms worked out by hand, skipped updates."""
+"""The gradient step: accumulation compared with a large batch, norms worked out by hand, skipped updates."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ import tensorflow as tf
 from loopwright import trainer
 from loopwright.data.feed import array_feed
 
-#: Names to executions; `xla` of stacks that end in the middle of an update.
+#: Executions by name. The stacks of `xla` end in the middle of an update.
 EXECUTIONS = {"graph": trainer.graph(3), "xla": trainer.xla(3)}
 BATCHES = 4
 
@@ -21,7 +21,7 @@ def dense_model() -> keras.Model:
 
 
 def embedding_model() -> keras.Model:
-    """Its first gradient is sparse, with repeated rows."""
+    """A model whose first gradient is sparse, with repeated rows."""
     return keras.Sequential(
         [
             keras.Input((5,), dtype="int32"),
@@ -51,7 +51,7 @@ def start(
     objective: Any = None,
     **options: Any,
 ) -> tuple[trainer.TrainState, Any]:
-    """A fresh state and its step; `optimizer` is a name, or a function that makes one."""
+    """A fresh state and its step. `optimizer` is a name, or a function that makes an optimizer."""
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(precision)
     try:
@@ -99,7 +99,7 @@ def test_accumulated_update_is_that_of_the_large_batch(
 
 
 def test_accumulated_sparse_gradient_is_the_dense_one(inputs: Any, labels: Any) -> None:
-    """Adam on a sparse gradient squares repeated rows one by one; accumulation sums them first, as a dense one does."""
+    """Adam squares repeated rows of a sparse gradient one by one. Accumulation sums them first, as in a dense gradient."""
     small, step = start(embedding_model, "adam", accumulation=BATCHES)
     feed = array_feed(inputs["ids"], labels, batch_size=8, shuffle=False)
     trainer.train(small, feed, step, num_steps=BATCHES, execution=trainer.graph())
@@ -235,14 +235,14 @@ def test_spoilt_batch_skips_the_accumulated_update_and_no_other(inputs: Any, lab
     assert not np.array_equal(seen[4][1][0], seen[6][1][0])
 
 
-def test_first_variable_without_a_finite_gradient_is_told(inputs: Any, labels: Any) -> None:
+def test_first_variable_without_a_finite_gradient_is_named(inputs: Any, labels: Any) -> None:
     feed = array_feed(inputs["dense"], labels, batch_size=8, shuffle=False)
     state, step = start(dense_model, "adam", objective=spoilt_from(16, 32), precision="mixed_float16")
-    told: list[str] = []
-    hooks = [trainer.AbortOnSkips(5, told.append), trainer.every(2, lambda state, metrics: None)]
+    said: list[str] = []
+    hooks = [trainer.AbortOnSkips(5, said.append), trainer.every(2, lambda state, metrics: None)]
     trainer.train(state, feed, step, num_steps=8, execution=trainer.graph(), hooks=hooks)
     where = f"the gradient of {state.model.layers[1].kernel.path} is not finite, loss scale 8192"
-    assert told == [f"step 4: 2 updates skipped so far; {where}"]
+    assert said == [f"step 4: 2 updates skipped so far; {where}"]
 
 
 def test_abort_comes_after_more_skips_in_a_row_than_allowed(inputs: Any, labels: Any) -> None:

@@ -17,7 +17,7 @@ from loopwright.trainer.hooks.signals import ShortCalls
 
 @pytest.fixture
 def poisoned(make_feed: Any) -> Callable[[int], Any]:
-    """`poisoned(n)`: a feed of five batches an epoch. The inputs of sample n are NaN, so one batch of each epoch is spoilt."""
+    """`poisoned(n)`: a feed of five batches an epoch. The inputs of sample n, in one batch of each epoch, are NaN."""
 
     def make(sample: int) -> Any:
         def poison(x: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
@@ -75,7 +75,9 @@ def test_skipped_update_leaves_weights_slots_and_moving_statistics(
     saver = Saver(state)
     assert saver.first_nonfinite(saver.read()) is None
     assert int(state.optimizer.iterations) == 8
-    assert sum(np.isnan(values["loss"]) for values in means) == 2  # a window in which every step was skipped has no mean
+    assert (
+        sum(np.isnan(values["loss"]) for values in means) == 2
+    )  # a window in which every step was skipped has no mean
 
 
 @pytest.mark.parametrize("sample", range(0, 70, 9))  # in each place that a batch of an update can have

@@ -25,7 +25,7 @@ class Time:
 
 
 def process(path: pathlib.Path, last_record: float | None = None, **seconds: float) -> Goodput:
-    """A process that spends seconds in phases, and twice as many as `step` outside them."""
+    """A process that spends these seconds in phases, and ten seconds outside them, of which it waits two for input."""
     now = Time()
     clock = Clock(now)
     goodput = Goodput(path, clock)

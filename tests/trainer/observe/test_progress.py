@@ -21,7 +21,7 @@ VALUES = {"accuracy": 0.5, "loss": 1.25, "learning_rate": 0.001, "examples_per_s
 
 
 def show(progress: Progress, state: Any) -> None:
-    """A run of 200 steps of which 150 are done: training and evaluation are written, the view is drawn."""
+    """A run of 200 steps, of which 150 are done. It writes records of training and evaluation, and draws the view."""
     state.step.assign(150)
     with progress.open(state):
         progress.write(Record(100, "eval", {"loss": 1.5, "accuracy": 0.875}))

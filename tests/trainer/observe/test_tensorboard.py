@@ -56,9 +56,9 @@ def test_hyperparameters_flags_and_graph_are_there_once(tmp_path: pathlib.Path, 
         write.finish()
     found = reader(tmp_path)
     start = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
-    told = metadata.parse_session_start_info_plugin_data(start)
-    assert told.group_name == "mine"
-    values = told.hparams
+    session = metadata.parse_session_start_info_plugin_data(start)
+    assert session.group_name == "mine"
+    values = session.hparams
     assert {name: value.number_value or value.bool_value for name, value in values.items()} == {
         "rate": 0.5,
         "flip": True,
