@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from loopwright.data import stateless_random
 from loopwright.data.errors import DataError
-from loopwright.data.feed import scale
+from loopwright.data.scaling import scale, shaped_like_images
 
 #: For one axis: which old row (or column) each new one shows, int64 `[B, size]`, with -1 for an empty one. None means
 #: that nothing moves along this axis.
@@ -36,7 +36,7 @@ class Augment:
     """Operations that are applied one after the other, with draws from a seed. A feed can call it as its `augment`.
 
     Built-in operations change every input of the form `[B, H, W, C]`, uint8 or float. Several images of a sample move
-    together. A user's function gets all of `x` (scaled to [0, 1] if it was uint8) and keys uint64 `[B]`, from which
+    together. A user's function gets all of `x` (images scaled to [0, 1]) and keys uint64 `[B]`, from which
     `stateless_random.draw` makes random bits. It returns inputs of the same shapes.
     """
 
@@ -51,7 +51,7 @@ class Augment:
                 run.append((number, *step))
                 continue
             x, run = _move(x, keys, run), []
-            x = step(tf.nest.map_structure(scale, x), stateless_random.draw(keys, number))
+            x = step(tf.nest.map_structure(_scale_images, x), stateless_random.draw(keys, number))
         return _move(x, keys, run)
 
 
@@ -127,6 +127,10 @@ def _user_function(word: str) -> UserFunction:
             exit_code=2,
         )
     return tf.function(function)  # with AutoGraph, because a user's function may hold Python loops over tensors
+
+
+def _scale_images(part: tf.Tensor) -> tf.Tensor:
+    return scale(part) if shaped_like_images(part) else part
 
 
 def _move(x: Any, keys: tf.Tensor, run: list[tuple[int, Operation, int]]) -> Any:

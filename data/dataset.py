@@ -18,13 +18,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from loopwright.data import array_records, augment, bad_samples
-from loopwright.data.decoding import Keys, nbytes
+from loopwright.data.decoding import Keys, holds_images, nbytes
 from loopwright.data.errors import DataError
 from loopwright.data.feed import Epochs, RandomAccessFeed
 from loopwright.data.image_folder import ImageFiles
 from loopwright.data.memory import MemorySource
 from loopwright.data.protocols import Augmentation, Feed, StoredSplit
 from loopwright.data.record_files import ARRAY_RECORD
+from loopwright.data.scaling import Scaling
 from loopwright.data.sequential_feed import sequential_feed
 from loopwright.data.splits import RecordSplit, decode_all, good_batches
 
@@ -104,6 +105,12 @@ class Dataset:
     def input_shape(self) -> Any:
         return tf.nest.map_structure(lambda spec: tuple(spec.shape), self.split(self.train_split).specs["x"])
 
+    @property
+    def images(self) -> Any:
+        """Whether each input is an image, in the structure of `x`. The features of the dataset say it."""
+        found = {key: holds_images(self.features[key]) for key in self.keys.inputs}
+        return found if len(found) > 1 else next(iter(found.values()))
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over name and version, features, and the sizes and first samples of both splits.
@@ -127,19 +134,31 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def train_feed(
-        self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False, augment: str | Augmentation | None = None
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        drop_remainder: bool = False,
+        augment: str | Augmentation | None = None,
+        scale: str = "auto",
     ) -> Feed:
-        """The shuffled, endless feed over the training split. `augment` is a text like `flip,crop:4`, or a function."""
-        return self.feed(self.train_split, batch_size, seed=seed, drop_remainder=drop_remainder, augment=augment)
+        """The shuffled, endless feed over the training split.
 
-    def eval_feed(self, batch_size: int, *, pad: bool = False) -> Feed:
+        `augment` is a text like `flip,crop:4`, or a function. `scale` is the mode of `Scaling`.
+        """
+        return self.feed(
+            self.train_split, batch_size, seed=seed, drop_remainder=drop_remainder, augment=augment, scale=scale
+        )
+
+    def eval_feed(self, batch_size: int, *, pad: bool = False, scale: str = "auto") -> Feed:
         """The feed over the evaluation split, in fixed order. Every sample comes once.
 
         The last batch may be ragged. With `pad` it is filled up to `batch_size` rows, and `mask` says which rows are
         samples.
         """
         size = self.split(self.eval_split).num_examples - len(self.bad(self.eval_split))
-        return self.feed(self.eval_split, batch_size if pad else min(batch_size, size), shuffle=False, pad=pad)
+        rows = batch_size if pad else min(batch_size, size)
+        return self.feed(self.eval_split, rows, shuffle=False, pad=pad, scale=scale)
 
     def feed(
         self,
@@ -151,6 +170,7 @@ class Dataset:
         shuffle: bool = True,
         drop_remainder: bool = False,
         pad: bool = False,
+        scale: str = "auto",
     ) -> Feed:
         """A feed over any split. Raises DataError for a batch size out of range, and for too many bad samples."""
         places = tuple(sorted(self.bad(split)))
@@ -163,13 +183,21 @@ class Dataset:
             )
         epochs = Epochs(size, batch_size, shuffle=shuffle, drop_remainder=drop_remainder, pad=pad)
         change = parse_augment(augment, seed)
+        scaling = Scaling(scale, self.images)
         kind = self.kind(split)
         if kind == "memory":
-            return RandomAccessFeed(self._memory(split), epochs, seed, change, places)
+            return RandomAccessFeed(self._memory(split), epochs, seed, change, places, scaling)
         if kind == "streaming":
-            return RandomAccessFeed(self._random_access(split), epochs, seed, change, places)
+            return RandomAccessFeed(self._random_access(split), epochs, seed, change, places, scaling)
         stored = self.split(split)
-        return sequential_feed(stored, epochs, seed=seed, augment=change, bad=places)  # type: ignore[arg-type]
+        return sequential_feed(
+            stored,  # type: ignore[arg-type]
+            epochs,
+            seed=seed,
+            augment=change,
+            bad=places,
+            scaling=scaling,
+        )
 
     def kind(self, split: str) -> str:
         """The feed that the options choose for a split: `memory`, `streaming` or `sequential`."""

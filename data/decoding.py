@@ -86,11 +86,11 @@ class Decoder:
 
     def _decode_one(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
         sample = self._wanted.deserialize_example(record)
-        return {key: self._fit(sample[key], spec) for key, spec in self.specs.items()}
+        return {key: self._fit(key, sample[key], spec) for key, spec in self.specs.items()}
 
-    def _fit(self, tensor: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-        if self.image_size and len(spec.shape) == 3 and tensor.dtype == tf.uint8:
-            tensor = resize(tensor, self.image_size)
+    def _fit(self, key: str, tensor: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+        if self.image_size and isinstance(self.features[key], tfds.features.Image):
+            tensor = resize(tensor, self.image_size, mix=holds_images(self.features[key]))
         return tf.ensure_shape(tf.cast(tensor, spec.dtype), spec.shape)
 
     def _spec(self, key: str) -> tf.TensorSpec:
@@ -115,10 +115,26 @@ class Decoder:
         return tf.TensorSpec(shape, dtype)
 
 
-def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Resizes a uint8 image `[H, W, C]` to a height and width. The result is uint8, too."""
+def holds_images(feature: Any) -> bool:
+    """Whether a feature is an image, a video, or another sequence of images."""
+    if isinstance(feature, tfds.features.Sequence):
+        return holds_images(feature.feature)
+    labels = isinstance(feature, tfds.features.LabeledImage)  # Its pixels are numbers of classes.
+    return isinstance(feature, tfds.features.Image) and not labels
+
+
+def resize(image: tf.Tensor, size: tuple[int, int], *, mix: bool = True) -> tf.Tensor:
+    """Resizes an image `[H, W, C]` to a height and width. The dtype stays the same.
+
+    With `mix`, pixels are interpolated (bilinear, antialiased). Without, each is the nearest old one, as numbers of
+    classes need it.
+    """
+    if not mix:
+        return tf.image.resize(image, size, method="nearest")
     resized = tf.image.resize(image, size, antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    if image.dtype.is_floating:
+        return tf.cast(resized, image.dtype)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, image.dtype.max), image.dtype)
 
 
 def nbytes(specs: Any) -> int:

@@ -17,6 +17,8 @@ from loopwright.data.autograph import no_autograph
 from loopwright.data.memory import MemorySource
 from loopwright.data.protocols import Augmentation, Batch, Source
 from loopwright.data.protocols import Feed as Feed  # where users of `array_feed` look for its type
+from loopwright.data.scaling import AUTO, Scaling
+from loopwright.data.scaling import scale as scale  # where users of a feed look for it
 from loopwright.data.stacked_feed import StackedFeed
 
 #: `tf.random.experimental.index_shuffle` puts this number before its two seeds. With it, permutations equal its own.
@@ -108,6 +110,7 @@ class RandomAccessFeed:
       seed: the seed of the permutations, 64 bits.
       augment: applied to `x` as stored, or None.
       bad: the places of the source that are left out, in rising order.
+      scaling: which inputs are scaled to [0, 1].
 
     Raises ValueError if `epochs` and `bad` don't add up to the samples of the source.
     """
@@ -117,6 +120,7 @@ class RandomAccessFeed:
     seed: int = 0
     augment: Augmentation | None = None
     bad: tuple[int, ...] = ()
+    scaling: Scaling = AUTO
 
     def __post_init__(self) -> None:
         if self.epochs.num_examples + len(self.bad) != self.source.num_examples:
@@ -145,6 +149,16 @@ class RandomAccessFeed:
     @functools.cached_property
     def element_spec(self) -> dict[str, Any]:
         return self().element_spec
+
+    @functools.cached_property
+    def stored(self) -> dict[str, Any]:
+        """The specs of the batches as they are stored: before augmentation and scaling."""
+        index = tf.data.Dataset.from_tensors(tf.zeros([1], tf.int64)).map(lambda place: tf.reshape(place, [-1]))
+        return index.map(no_autograph(self.source.gather)).element_spec
+
+    def scaled(self, mode: str) -> RandomAccessFeed:
+        """The same feed with another `Scaling.mode`."""
+        return dataclasses.replace(self, scaling=dataclasses.replace(self.scaling, mode=mode))
 
     def shard(self, index: int, count: int) -> RandomAccessFeed:
         """The part of every global batch that belongs to replica `index` of `count`."""
@@ -178,7 +192,12 @@ class RandomAccessFeed:
         if self.epochs.rows is not None:
             index, epoch, mask = (tf.ensure_shape(part, [self.epochs.rows]) for part in (index, epoch, mask))
         return make_batch(
-            self.source.gather(index), index, epoch, mask=mask if self.epochs.pad else None, augment=self.augment
+            self.source.gather(index),
+            index,
+            epoch,
+            mask=mask if self.epochs.pad else None,
+            augment=self.augment,
+            scaling=self.scaling,
         )
 
     @functools.cached_property
@@ -221,7 +240,11 @@ class RandomAccessFeed:
                 index, epoch, mask = (tf.ensure_shape(part, shape) for part in (index, epoch, mask))
             flat = [tf.reshape(part, [-1]) for part in (index, epoch, mask)]
             batch = make_batch(
-                self.source.gather(flat[0]), *flat[:2], mask=flat[2] if self.epochs.pad else None, augment=self.augment
+                self.source.gather(flat[0]),
+                *flat[:2],
+                mask=flat[2] if self.epochs.pad else None,
+                augment=self.augment,
+                scaling=self.scaling,
             )
             return tf.nest.map_structure(lambda tensor: _fold(tensor, index), batch)
 
@@ -232,26 +255,18 @@ class RandomAccessFeed:
 
 
 def make_batch(
-    raw: Batch, index: tf.Tensor, epoch: tf.Tensor, *, mask: tf.Tensor | None, augment: Augmentation | None
+    raw: Batch,
+    index: tf.Tensor,
+    epoch: tf.Tensor,
+    *,
+    mask: tf.Tensor | None,
+    augment: Augmentation | None,
+    scaling: Scaling,
 ) -> Batch:
     """Makes a batch from raw samples, for every feed: augments and scales them, and adds their places."""
     x = raw["x"] if augment is None else augment(raw["x"], index, epoch)
-    batch = {**raw, "x": tf.nest.map_structure(scale, x), "index": index}
+    batch = {**raw, "x": scaling(x, raw["x"]), "index": index}
     return batch if mask is None else {**batch, "mask": mask}
-
-
-def scale(x: tf.Tensor) -> tf.Tensor:
-    """Converts uint8 to float32 in [0, 1], which is `x * float32(1/255)` to the bit. Other dtypes stay as they are.
-
-    Why a multiplication: the graph optimiser turns some divisions by a constant into multiplications, but not all. With
-    a division, the same pixels would differ in the last bit inside and outside a compiled step.
-
-    Why `Dequantize`: a cast and a product would go over the batch twice. This op does it in one pass: it converts,
-    multiplies by (1 - 0) / 255 in float32, and adds 0.
-    """
-    if x.dtype != tf.uint8:
-        return x
-    return tf.raw_ops.Dequantize(input=tf.bitcast(x, tf.quint8), min_range=0.0, max_range=1.0, mode="MIN_COMBINED")
 
 
 def array_feed(
@@ -262,16 +277,35 @@ def array_feed(
     sample_weight: Any = None,
     seed: int = 0,
     augment: Augmentation | None = None,
+    scale: str = "auto",
     **options: Any,
 ) -> RandomAccessFeed:
     """A feed over arrays in memory: x `[N, ...]` (or a dict of such arrays), y `[N, ...]`, sample_weight `[N]`.
 
-    Inputs of dtype uint8 are scaled to [0, 1]; other dtypes stay as they are. The options are those of `Epochs`:
-    `shuffle`, `drop_remainder`, `pad`. Raises ValueError for a batch size out of range and for arrays of different
-    lengths.
+    Images are scaled to [0, 1]: uint8 and uint16 inputs `[N, H, W, C]` or of higher rank. `scale="none"` leaves their
+    values as they are, for a model that scales them itself. uint8 and uint16 inputs of lower rank may be images, token
+    ids or something else, so `scale="unit"` or `scale="none"` must say it. All other dtypes stay as they are. The
+    options are those of `Epochs`: `shuffle`, `drop_remainder`, `pad`.
+
+    Raises ValueError for a batch size out of range, for arrays of different lengths, and for inputs that may be images
+    or not.
     """
     source = MemorySource.of(x, y, sample_weight)
-    return RandomAccessFeed(source, Epochs(source.num_examples, batch_size, **options), seed, augment)
+    epochs = Epochs(source.num_examples, batch_size, **options)
+    feed = RandomAccessFeed(source, epochs, seed, augment, scaling=Scaling(scale))
+    unsure = feed.scaling.unsure(source.tensors["x"])
+    if unsure is not None:
+        raise ValueError(unsure_message(unsure))
+    return feed
+
+
+def unsure_message(part: Any) -> str:
+    """The error for an input (a batch of it, or its spec) that may be images or not."""
+    shape = ", ".join(map(str, ["N", *part.shape[1:]]))
+    return (
+        f"scale=auto can't tell whether the input [{shape}] {part.dtype.name} holds images; give scale=unit (to [0, 1]) "
+        "or scale=none (as it is)"
+    )
 
 
 def _fold(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

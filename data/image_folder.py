@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
 import pathlib
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,25 +18,37 @@ import tensorflow_datasets as tfds
 from loopwright.data.autograph import no_autograph
 from loopwright.data.decoding import resize
 from loopwright.data.errors import DataError, short_reason
+from loopwright.data.image_decoding import (
+    INSTALL_PILLOW,
+    PILLOW_SUFFIXES,
+    TENSORFLOW_SUFFIXES,
+    decode,
+    has_colors,
+    pillow_installed,
+)
 from loopwright.data.splits import READ_AT_ONCE
 
 #: The prefix of such a dataset's name.
 FOLDER = "folder:"
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")  # those of tfds.folder_dataset.ImageFolder
-#: The first bytes of a PNG file, the place of its color type, and the color types of gray (with transparency: 4).
-_PNG, _PNG_COLOR_TYPE, _PNG_GRAY = b"\x89PNG\r\n\x1a\n", 25, (b"", b"\0", b"\4")
+_SUFFIXES = (*TENSORFLOW_SUFFIXES, *PILLOW_SUFFIXES)
+#: Names of splits. A folder that has one of them, in any case, is a split and not a class.
+_SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
+#: Files of file managers. They are left out without a word, as hidden files are.
+_OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
+_CLASSES_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFolder:
     """A folder of images: `PATH/SPLIT/CLASS/*.png`, or `PATH/CLASS/*.png`, which makes a single split named `train`.
 
-    Images come in the order of `tfds.folder_dataset.ImageFolder`: shuffled, but the same on every machine. They are
-    gray if all of them are gray, and RGB otherwise.
+    The folder of a class may hold folders, whose images belong to the class, too. The classes are those of all splits
+    together. Images come in the order of `tfds.folder_dataset.ImageFolder`: shuffled, but the same on every machine.
+    They are gray if all of them are gray, and RGB otherwise.
 
-    Raises DataError if the folder doesn't exist, holds no images, mixes the two layouts, has a split without images of
-    some class, or has fewer than two classes.
+    Raises DataError if the folder doesn't exist, can't be read, holds no images, mixes the two layouts, has fewer than
+    two classes, or holds images for which Pillow is missing.
     """
 
     root: pathlib.Path
@@ -49,16 +62,15 @@ class ImageFolder:
                 f"{self._named}: no images found; put them into {self.root}/train/CLASS/ and {self.root}/test/CLASS/, "
                 f"or into {self.root}/CLASS/ ({', '.join(_SUFFIXES)})"
             )
-        for split, files in self.files.items():
-            for name in self.class_names:
-                if not any(label == name for _, label in files):
-                    raise DataError(
-                        f"{self._named}: the split {split!r} holds no image of the class {name!r}; every split needs "
-                        "images of every class"
-                    )
         if len(self.class_names) < 2:
             raise DataError(
                 f"{self._named}: there is only one class ({self.class_names[0]!r}); a classifier needs two or more"
+            )
+        foreign = [path for path in self._paths if path.lower().endswith(PILLOW_SUFFIXES)]
+        if foreign and not pillow_installed():
+            raise DataError(
+                f"{self._named}: TensorFlow can't read {len(foreign)} of the images, such as {foreign[0]}; "
+                f"{INSTALL_PILLOW}"
             )
 
     @property
@@ -70,19 +82,46 @@ class ImageFolder:
     @functools.cached_property
     def files(self) -> dict[str, list[tuple[str, str]]]:
         """The path and the class of each image, by split."""
-        flat = next((folder for folder in _folders(self.root) if _images(folder)), None)
-        deep = next((sub for folder in _folders(self.root) for sub in _folders(folder) if _images(sub)), None)
+        files = {}
+        for split, root in self._roots.items():
+            files[split] = [(path, folder.name) for folder in _folders(root) for path in _images(_files(folder))]
+            random.Random(split).shuffle(files[split])
+        return {split: found for split, found in files.items() if found}
+
+    @functools.cached_property
+    def _roots(self) -> dict[str, pathlib.Path]:
+        """The folder of each split. With the layout `PATH/CLASS/`, that is this folder, and the split is `train`."""
+        folders = _folders(self.root)
+        flat = next((folder for folder in folders if _images(_files(folder, deep=False))), None)
+        splits = [folder for folder in folders if not flat or folder.name.lower() in _SPLITS]
+        deep = next((sub for folder in splits for sub in _folders(folder) if _images(_files(sub))), None)
         if flat and deep:
             raise DataError(
                 f"{self._named}: there are images both in {flat} and in {deep}; a folder is either SPLIT/CLASS/ or "
                 "CLASS/ throughout: move one of the two away"
             )
-        roots = {"train": self.root} if flat else {folder.name: folder for folder in _folders(self.root)}
-        files = {}
-        for split, root in roots.items():
-            files[split] = [(path, folder.name) for folder in _folders(root) for path in _images(folder)]
-            random.Random(split).shuffle(files[split])
-        return {split: found for split, found in files.items() if found}
+        return {"train": self.root} if flat else {folder.name: folder for folder in folders}
+
+    @property
+    def _paths(self) -> Iterator[str]:
+        return (path for files in self.files.values() for path, _ in files)
+
+    @functools.cached_property
+    def remarks(self) -> list[str]:
+        """What a user should know: which files are left out, and which splits lack a class."""
+        left_out = sorted({*_files(self.root)} - {*self._paths})
+        kinds = collections.Counter(map(_kind, left_out)).most_common()
+        found = [f"skipped {len(left_out)} files: {', '.join(f'{kind} {count}' for kind, count in kinds)}"] * bool(
+            kinds
+        )
+        for split, files in self.files.items():
+            missing = sorted({*self.class_names} - {label for _, label in files})
+            names = ", ".join(missing[:_CLASSES_NAMED]) + ", …" * (len(missing) > _CLASSES_NAMED)
+            if missing:
+                found.append(
+                    f"the split {split!r} holds no image of {len(missing)} of the {len(self.class_names)} classes: {names}"
+                )
+        return [f"{FOLDER}{self.root}: {remark}" for remark in found]
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -94,14 +133,19 @@ class ImageFolder:
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of all images. Without `image_size`, the first image gives height and width."""
-        paths = [path for files in self.files.values() for path, _ in files]
-        try:
-            image = tf.io.decode_image(tf.io.read_file(os.fsencode(paths[0])), expand_animations=False)
-        except tf.errors.OpError as error:
-            raise DataError(f"{paths[0]}: {short_reason(error)}; repair or delete this image") from None
-        height, width = self.image_size or image.shape[:2]
-        return height, width, 3 if any(map(_is_colored, paths)) else 1
+        """Height, width and channels of all images. Without `image_size`, the first good image gives height and width."""
+        height, width = self.image_size or self._first_size()
+        return height, width, 3 if any(map(has_colors, self._paths)) else 1
+
+    def _first_size(self) -> tuple[int, int]:
+        """Height and width of the first image that can be decoded. The feeds name those that can't."""
+        reasons = []
+        for path in self._paths:
+            try:
+                return tuple(decode(tf.io.read_file(os.fsencode(path)), 3).shape[:2])
+            except tf.errors.OpError as error:
+                reasons.append(f"{path}: {short_reason(error)}")
+        raise DataError(f"{self._named}: none of the {len(reasons)} images can be read; {reasons[0]}")
 
     @functools.cached_property
     def features(self) -> tfds.features.FeaturesDict:
@@ -165,7 +209,7 @@ class ImageFiles:
         return self.paths[index]
 
     def _decode_one(self, path: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(tf.io.read_file(path), channels=self.shape[2], expand_animations=False)
+        image = decode(tf.io.read_file(path), self.shape[2])
         if self.image_size:
             return tf.ensure_shape(resize(tf.ensure_shape(image, [None, None, None]), self.image_size), self.shape)
         same = tf.reduce_all(tf.shape(image) == self.shape)
@@ -175,25 +219,45 @@ class ImageFiles:
 
 
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(pathlib.Path(entry.path) for entry in _entries(path) if entry.is_dir())
 
 
-def _images(path: pathlib.Path) -> list[str]:
-    return sorted(
-        str(entry)
-        for entry in path.iterdir()
-        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-    )
+def _files(folder: pathlib.Path, *, deep: bool = True, above: tuple[pathlib.Path, ...] = ()) -> list[str]:
+    """The files of a folder and, if `deep`, of the folders inside it, in the order of their paths.
+
+    A link to a folder further up isn't followed.
+    """
+    here = (*above, folder.resolve())
+    found = []
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            found.append(entry.path)
+        elif deep and pathlib.Path(entry.path).resolve() not in here:
+            found += _files(pathlib.Path(entry.path), above=here)
+    return sorted(found)
 
 
-def _is_colored(path: str) -> bool:
-    """Whether the header of a PNG or JPEG file says that the image has colors. False for a damaged file."""
-    with pathlib.Path(path).open("rb") as file:
-        data = file.read(_PNG_COLOR_TYPE + 1)
-        if data.startswith(_PNG):
-            return data[_PNG_COLOR_TYPE:] not in _PNG_GRAY
-        data += file.read()
+def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, apart from hidden files and those of file managers."""
     try:
-        return int(tf.io.extract_jpeg_shape(data)[2]) > 1
-    except tf.errors.OpError:
-        return False
+        with os.scandir(folder) as entries:
+            return [
+                entry
+                for entry in entries
+                if not entry.name.startswith(".") and entry.name.lower() not in _OF_FILE_MANAGERS
+            ]
+    except OSError as error:
+        raise DataError(f"{folder}: can't be read ({error.strerror})") from None
+
+
+def _images(paths: Iterable[str]) -> list[str]:
+    """The images among files. A link whose file is gone isn't one."""
+    return [path for path in paths if path.lower().endswith(_SUFFIXES) and pathlib.Path(path).is_file()]
+
+
+def _kind(path: str) -> str:
+    """How a message calls a file that is left out: by its suffix."""
+    suffix = os.fsencode(pathlib.Path(path).suffix.lower()).decode("utf-8", "backslashreplace") or "without a suffix"
+    if not suffix.endswith(_SUFFIXES):
+        return suffix
+    return f"{suffix} {'outside a class folder' if pathlib.Path(path).is_file() else 'that links to nothing'}"

@@ -22,6 +22,8 @@ from loopwright.data.record_files import ARRAY_RECORD, RecordFiles
 from loopwright.data.splits import RecordSplit
 from loopwright.data.user_dataset import load_user_dataset
 
+#: The splits that are evaluated unless another one is named, in this order.
+_EVAL_SPLITS = ("test", "validation", "val", "valid", "dev", "eval")
 _USER_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -52,7 +54,8 @@ def load(
       data_dir: folder of prepared datasets; the default is that of TFDS.
       manual_dir: folder with the source files of the builder, for preparing without a network.
       download: whether TFDS may download.
-      train_split, eval_split: in TFDS syntax. The default `eval_split` is `test`, or otherwise `validation`.
+      train_split, eval_split: in TFDS syntax. The default `eval_split` is the first of `test`,
+        `validation`, `val`, `valid`, `dev` and `eval` that exists.
       feed, prepare_array_record, max_bad_records, progress, say: see `Options`.
       memory_budget: bytes that decoded samples may take; the default is a third of the memory.
       input_key, label_key, weight_key: names of features; `input_key` may hold several, separated by commas. The
@@ -65,12 +68,22 @@ def load(
     budget = default_memory_budget() if memory_budget is None else memory_budget
     options = Options(feed, budget, prepare_array_record, max_bad_records, progress, say)
     _check_feed(name, options)
+    keys = {"input_key": input_key, "label_key": label_key, "weight_key": weight_key}
     if name.startswith(FOLDER):
+        _tell_unused(name, options, keys)
         return _load_folder(name, train_split, eval_split, image_size, options)
     if _USER_FUNCTION.fullmatch(name):
+        own = {"image_size": image_size, "max_bad_records": max_bad_records or None}
+        _tell_unused(name, options, {**keys, **own, "feed": None if feed == "auto" else feed})
         return load_user_dataset(name, train_split, eval_split or "test", options)
-    builder = _prepared_builder(name, data_dir, manual_dir, download, options)
-    decoder = _decoder(name, builder, (input_key, label_key, weight_key), image_size)
+    builder = find_builder(name, data_dir)
+    wanted = (input_key, label_key, weight_key)
+    if (
+        builder.info.features is not None
+    ):  # Most builders know them without their data, so nothing is downloaded in vain.
+        _decoder(name, builder, wanted, image_size)
+    _prepare(builder, manual_dir, download, options)
+    decoder = _decoder(name, builder, wanted, image_size)
     return _describe(name, builder, decoder, train_split, eval_split, options)
 
 
@@ -100,16 +113,19 @@ def _check_feed(name: str, options: Options) -> None:
         options.say("prepare_array_record=False: streaming works only if ArrayRecord files exist already")
 
 
-def _prepared_builder(
-    name: str, data_dir: str | None, manual_dir: str | None, download: bool, options: Options
-) -> tfds.core.DatasetBuilder:
-    """The TFDS builder of a name, after preparing its dataset."""
-    builder = find_builder(name, data_dir)
+def _tell_unused(name: str, options: Options, given: dict[str, Any]) -> None:
+    """Names the parameters that mean nothing for a dataset, as far as they are given."""
+    unused = [parameter for parameter, value in given.items() if value is not None]
+    if unused and options.say:
+        options.say(f"{name} doesn't use {', '.join(unused)}")
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None, download: bool, options: Options) -> None:
+    """Prepares the dataset of a builder, unless it is prepared."""
     array_record = options.feed == "streaming" and options.prepare_array_record and array_records.installed()
     prepare.ensure_prepared(
         builder, manual_dir=manual_dir, download=download, file_format=ARRAY_RECORD if array_record else None
     )
-    return builder
 
 
 def _decoder(
@@ -166,6 +182,9 @@ def _load_folder(
     name: str, train_split: str, eval_split: str | None, image_size: tuple[int, int] | None, options: Options
 ) -> Dataset:
     folder = ImageFolder(pathlib.Path(name.removeprefix(FOLDER)).expanduser(), image_size)
+    if options.say:
+        for remark in folder.remarks:
+            options.say(remark)
     eval_split = _eval_split(name, folder.split_sizes, eval_split)
     _check_splits(
         name, folder.split_sizes, train_split, eval_split, lambda split: folder.open_split(split).num_examples
@@ -187,7 +206,7 @@ def _load_folder(
 def _eval_split(name: str, splits: Iterable[str], wanted: str | None) -> str:
     if wanted is not None:
         return wanted
-    found = next((split for split in ("test", "validation") if split in splits), None)
+    found = next((split for split in _EVAL_SPLITS if split in splits), None)
     if found is None:
         raise DataError(
             f"{name} has no test or validation split (it has {', '.join(splits)}); name one with eval_split, such as "

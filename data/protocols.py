@@ -2,7 +2,8 @@
 
 A batch is a dict of tensors:
 
-- `x`: `[B, ...]` float32 (a dtype other than uint8 stays as it is stored), or a dict of such tensors by input name;
+- `x`: `[B, ...]`, or a dict of such tensors by input name. Images are float32 (see `scaling`), and everything else
+  has the dtype in which it is stored;
 - `y`: `[B]` int64, or float32 for a regression target;
 - `index`: `[B]` int64, the place of each sample in its split;
 - `sample_weight`: `[B]` float32, only where the dataset has weights;

@@ -14,6 +14,7 @@ from loopwright.data import stateless_random
 from loopwright.data.autograph import no_autograph
 from loopwright.data.feed import Epochs, make_batch
 from loopwright.data.protocols import Augmentation, Batch
+from loopwright.data.scaling import AUTO, Scaling
 from loopwright.data.splits import READ_AT_ONCE, RecordSplit
 from loopwright.data.stacked_feed import StackedFeed, stack_batches
 
@@ -38,12 +39,14 @@ class SequentialFeed:
       decode: turns a batch of stored samples, as `order` gives them, into raw samples.
       epochs: the number of samples in an epoch, and how they are divided into batches.
       augment: applied to `x` as stored, or None.
+      scaling: which inputs are scaled to [0, 1].
     """
 
     order: Order
     decode: Callable[[Any], Batch]
     epochs: Epochs
     augment: Augmentation | None = None
+    scaling: Scaling = AUTO
 
     @property
     def steps_per_epoch(self) -> int:
@@ -64,6 +67,16 @@ class SequentialFeed:
     @functools.cached_property
     def element_spec(self) -> dict[str, Any]:
         return self().element_spec
+
+    @functools.cached_property
+    def stored(self) -> dict[str, Any]:
+        """The specs of the batches as they are stored: before augmentation and scaling."""
+        batches = self.order(tf.constant(0, tf.int64)).batch(1)
+        return batches.map(no_autograph(lambda index, stored: self.decode(stored))).element_spec
+
+    def scaled(self, mode: str) -> SequentialFeed:
+        """The same feed with another `Scaling.mode`."""
+        return dataclasses.replace(self, scaling=dataclasses.replace(self.scaling, mode=mode))
 
     def shard(self, index: int, count: int) -> SequentialFeed:
         """The part of every global batch that belongs to replica `index` of `count`."""
@@ -101,7 +114,8 @@ class SequentialFeed:
         )
         mask = rows < there if self.epochs.pad else None
         epochs = tf.fill(tf.shape(index), epoch)
-        return make_batch(self.decode(stored), index, epochs, mask=mask, augment=self.augment)
+        raw = self.decode(stored)
+        return make_batch(raw, index, epochs, mask=mask, augment=self.augment, scaling=self.scaling)
 
 
 def sequential_feed(
@@ -112,6 +126,7 @@ def sequential_feed(
     augment: Augmentation | None = None,
     buffer_size: int = 10_000,
     bad: Sequence[int] = (),
+    scaling: Scaling = AUTO,
 ) -> SequentialFeed:
     """A feed over record files that can't be read at random, such as TFRecord files.
 
@@ -151,7 +166,7 @@ def sequential_feed(
         )
         return _shuffled(samples, stateless_random.epoch_key(seed, epoch), buffer_size) if epochs.shuffle else samples
 
-    return SequentialFeed(order, split.decoder, epochs, augment)
+    return SequentialFeed(order, split.decoder, epochs, augment, scaling)
 
 
 def _shuffled(samples: tf.data.Dataset, bits: tf.Tensor, buffer_size: int) -> tf.data.Dataset:

@@ -10,7 +10,6 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from loopwright.data.dataset import Options, parse_augment
@@ -18,6 +17,7 @@ from loopwright.data.errors import DataError
 from loopwright.data.feed import Epochs
 from loopwright.data.protocols import Augmentation, Feed
 from loopwright.data.sequential_feed import SequentialFeed
+from loopwright.data.user_samples import Survey, is_class, not_fixed, not_samples, one_hot, survey
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +29,11 @@ class UserDataset:
     which they come, and one pass over them is an epoch.
 
     The function may have an attribute `class_names`. Without it, one pass over a `tf.data.Dataset` finds the highest
-    integer label, and classes are numbered up to it.
+    integer label, and classes are numbered up to it. That pass goes over both splits. It is also how a split whose
+    number of samples TensorFlow doesn't know is counted.
+
+    Raises DataError for samples that aren't what they must be: batches, shapes that aren't fixed, labels that are
+    strings, one-hot or negative, and a stream that never ends. With `class_names`, a label out of range ends the stream.
 
     Exact resume and parity depend on the function: they hold only if it gives the same samples in the same order each
     time it is called.
@@ -39,13 +43,16 @@ class UserDataset:
     function: Callable[..., Any]
     train_split: str
     eval_split: str
+    say: Callable[[str], None] | None = None
+    _surveys: dict[str, Survey] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def specs(self) -> dict[str, Any]:
         """The shape and dtype of a sample, without the batch: `x`, `y` and optionally `sample_weight`."""
-        made = self._call(self.train_split, batch_size=1, seed=0)
+        made = self._made(self.train_split, batch_size=1, seed=0)
         if isinstance(made, tf.data.Dataset):
-            return _named(made.element_spec, self.name)
+            self._refuse(self.train_split, not_fixed(made.element_spec))
+            return made.element_spec
         return tf.nest.map_structure(lambda spec: tf.TensorSpec(spec.shape[1:], spec.dtype), made.element_spec)
 
     @property
@@ -59,30 +66,38 @@ class UserDataset:
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes. Empty if the label is a regression target."""
+        made = self._made(self.train_split, batch_size=1, seed=0)
+        if isinstance(made, tf.data.Dataset):
+            self._refuse(self.train_split, one_hot(made))
         named = getattr(self.function, "class_names", None)
         if named is not None:
             return tuple(map(str, named))
-        if not self.specs["y"].dtype.is_integer:
+        if not is_class(self.specs["y"].dtype):
             return ()
-        made = self._call(self.train_split, batch_size=1, seed=0)
         if not isinstance(made, tf.data.Dataset):
             raise DataError(
                 f"dataset={self.name!r}: a function that returns a feed needs an attribute class_names, such as "
                 "('cat', 'dog')"
             )
-        highest = made.map(lambda *sample: tf.cast(_named(_single(sample), self.name)["y"], tf.int64)).reduce(
-            np.int64(-1), lambda best, label: tf.maximum(best, tf.reduce_max(label))
-        )
-        return tuple(str(number) for number in range(int(highest) + 1))
+        highest, in_eval = self._survey(self.train_split).highest, self._survey(self.eval_split).highest
+        if self.say and in_eval > highest:
+            self.say(
+                f"{self.name}: the split {self.eval_split!r} has labels up to {in_eval}, and {self.train_split!r} only up "
+                f"to {highest}; the classes are 0 to {in_eval}"
+            )
+        return tuple(str(number) for number in range(max(highest, in_eval) + 1))
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over the specs, the class names and the first 64 samples of both splits."""
         digest = hashlib.sha256(repr((self.name, self.specs, self.class_names)).encode())
-        for split in (self.train_split, self.eval_split):
-            for batch in self._feed(split, 64, seed=0, shuffle=False, augment=None, either_size=True)().take(1):
-                for tensor in tf.nest.flatten(batch):
-                    digest.update(tensor.numpy().tobytes())
+        try:
+            for split in (self.train_split, self.eval_split):
+                for batch in self._feed(split, 64, seed=0, shuffle=False, augment=None, either_size=True)().take(1):
+                    for tensor in tf.nest.flatten(batch):
+                        digest.update(tensor.numpy().tobytes())
+        except tf.errors.OpError as error:
+            raise (self.explain(None, 0) or error) from error
         return digest.hexdigest()[:16]
 
     def train_feed(
@@ -100,20 +115,25 @@ class UserDataset:
         return "user"
 
     def explain(self, feed: Any, step: int) -> DataError | None:
-        """None, because nothing is known about the stream of a user's function."""
+        """The error that names the first label outside the classes, or None if there is none.
+
+        Nothing else is known about the stream of a user's function.
+        """
+        try:
+            for split in (self.train_split, self.eval_split):
+                self._survey(split)
+        except DataError as error:
+            return error
         return None
 
     def _feed(
         self, split: str, batch_size: int, *, seed: int, augment: Any, either_size: bool = False, **options: Any
     ) -> Any:
-        made = self._call(split, batch_size=batch_size, seed=seed)
+        made = self._made(split, batch_size=batch_size, seed=seed)
         if not isinstance(made, tf.data.Dataset):
             return made
         size = int(made.cardinality())
-        if size < 0:
-            if size == tf.data.INFINITE_CARDINALITY:
-                raise DataError(f"dataset={self.name!r}: the split {split!r} never ends; leave out repeat()")
-            size = int(made.reduce(np.int64(0), lambda count, *_: count + 1))
+        size = self._survey(split).size if size < 0 else size
         if size == 0:
             raise DataError(f"dataset={self.name!r}: the split {split!r} is empty; return at least one sample")
         if batch_size > size and not options.get("pad"):
@@ -125,8 +145,39 @@ class UserDataset:
                 )
             batch_size = size
         epochs = Epochs(size, batch_size, **options)
-        samples = made.map(lambda *sample: _named(_single(sample), self.name)).enumerate()
-        return SequentialFeed(lambda epoch: samples, _as_raw, epochs, parse_augment(augment, seed))
+        samples = made.enumerate()
+        decode = functools.partial(_as_raw, classes=self._declared_classes)
+        return SequentialFeed(lambda epoch: samples, decode, epochs, parse_augment(augment, seed))
+
+    @property
+    def _declared_classes(self) -> int | None:
+        named = getattr(self.function, "class_names", None)
+        return None if named is None else len(named)
+
+    def _survey(self, split: str) -> Survey:
+        """What one pass over the labels of a split finds. Raises DataError for a label outside the classes."""
+        if split not in self._surveys:
+            made = self._made(split, batch_size=1, seed=0)
+            if not isinstance(made, tf.data.Dataset):
+                return Survey(0, -1)
+            try:
+                self._surveys[split] = survey(made, self._declared_classes, self.say)
+            except DataError as error:
+                self._refuse(split, str(error))
+        return self._surveys[split]
+
+    def _refuse(self, split: str, problem: str) -> None:
+        if problem:
+            raise DataError(f"dataset={self.name!r}, split {split!r}: {problem}", exit_code=2)
+
+    def _made(self, split: str, **facts: Any) -> Any:
+        """The feed that the function returns, or its samples as dicts."""
+        made = self._call(split, **facts)
+        if not isinstance(made, tf.data.Dataset):
+            return made
+        made = made.map(lambda *sample: _named(_single(sample), self.name))
+        self._refuse(split, not_samples(made.element_spec))
+        return made
 
     def _call(self, split: str, **facts: Any) -> Any:
         accepted = inspect.signature(self.function).parameters
@@ -136,7 +187,8 @@ class UserDataset:
         if isinstance(made, tf.data.Dataset) or (callable(made) and hasattr(made, "steps_per_epoch")):
             return made
         raise DataError(
-            f"dataset={self.name!r}: the function returned {type(made).__name__}; return a Feed or a tf.data.Dataset"
+            f"dataset={self.name!r}: for the split {split!r}, the function returned {type(made).__name__}; return a Feed "
+            "or a tf.data.Dataset"
         )
 
 
@@ -157,7 +209,7 @@ def load_user_dataset(name: str, train_split: str, eval_split: str, options: Opt
             f"{name} makes its own stream: resuming and parity are exact only as far as it gives the same samples in "
             "the same order every time"
         )
-    return UserDataset(name, function, train_split, eval_split)
+    return UserDataset(name, function, train_split, eval_split, options.say)
 
 
 def _single(sample: tuple[Any, ...]) -> Any:
@@ -174,6 +226,14 @@ def _named(sample: Any, name: str) -> dict[str, Any]:
     raise DataError(f"dataset={name!r}: samples must be (x, y), (x, y, weight) or a dict with x and y")
 
 
-def _as_raw(samples: dict[str, Any]) -> dict[str, Any]:
+def _as_raw(samples: dict[str, Any], classes: int | None) -> dict[str, Any]:
     y = samples["y"]
-    return {**samples, "y": tf.cast(y, tf.int64 if y.dtype.is_integer else tf.float32)}
+    if not is_class(y.dtype):
+        return {**samples, "y": tf.cast(y, tf.float32)}
+    y = tf.cast(y, tf.int64)
+    if y.shape.rank == 2 and y.shape[1] == 1:
+        y = tf.squeeze(y, 1)
+    if classes is not None:
+        inside = tf.reduce_all((y >= 0) & (y < classes))
+        tf.debugging.Assert(inside, [f"a label is outside the {classes} classes (0 to {classes - 1}):", y], summarize=8)
+    return {**samples, "y": y}

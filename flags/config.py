@@ -19,6 +19,7 @@ from loopwright.flags.fields import (
     flag,
     json_flag,
     onednn_flag,
+    outputs_flag,
     seed_flag,
     steps_per_call_flag,
     threads_flag,
@@ -45,7 +46,9 @@ class Data:
     download: bool = flag(True, "Let TFDS download the source files of a dataset that isn't prepared yet.")
     train_split: str = flag("train", "Split to train on, in TFDS syntax, such as train[:90%].", identity=True)
     eval_split: str | None = flag(
-        None, "Split to evaluate on, in TFDS syntax (default: test, or validation if there is no test).", identity=True
+        None,
+        "Split to evaluate on, in TFDS syntax (default: the first of test, validation, val, valid, dev, eval that exists).",
+        identity=True,
     )
     batch_size: int = flag(32, "Samples in one step's batch.", bounds=AT_LEAST_1, identity=True, common=True)
     drop_remainder: bool = flag(
@@ -73,6 +76,13 @@ class Data:
     )
     image_size: str | None = flag(
         None, "HEIGHT,WIDTH to which all images are resized; needed if their sizes differ.", identity=True
+    )
+    scale: str = flag(
+        "auto",
+        "How pixels reach the model: unit (scaled to [0, 1]), none (as they are stored), or auto (images are scaled, unless "
+        "the model begins with Rescaling, Normalization or the like).",
+        choices=("auto", "unit", "none"),
+        identity=True,
     )
     feed: str = flag(
         "auto",
@@ -111,7 +121,8 @@ class Model:
     )
     init_from: str | None = flag(
         None,
-        "Checkpoint folder from which a new run takes its first weights, and nothing else.",
+        "Where a new run takes its first weights: a checkpoint, a run's folder, an .h5, .keras or .weights.h5 file, or the "
+        "files of a tf.train.Checkpoint.",
         identity=True,
         path=True,
     )
@@ -123,6 +134,7 @@ class Model:
     freeze: str | None = flag(
         None, "Regular expression; variables with a match in their path are not trained.", identity=True
     )
+    outputs: str = outputs_flag()
     metrics: str = flag("accuracy", "Metrics, comma separated: accuracy, top_5, auc, f1.", identity=True)
 
 
@@ -261,7 +273,7 @@ class Run:
     )
     restore_from: str | None = flag(
         None,
-        "Checkpoint folder or model.h5 of the same run, from which a run without checkpoints begins.",
+        "Checkpoint folder, model.h5, .keras or .weights.h5 of the same run, from which a run without checkpoints begins.",
         common=True,
         path=True,
     )
@@ -298,6 +310,10 @@ class Config:
     run: Run = Run()
 
 
+#: Identity flags that flagfiles of older versions don't have. Their default means what these versions did.
+_NEWER = ("scale", "outputs")
+
+
 def flag_values(config: Any) -> dict[str, Any]:
     """The flags of a config as one flat dict, in the order in which they are defined."""
     return {
@@ -311,7 +327,8 @@ def identity(config: Config) -> dict[str, Any]:
     """The flags that make a run this run and no other, by name.
 
     The length of training is one of them only if the learning rate depends on it (cosine). The feed is one of them only if
-    it is the sequential one, because all others give the same batches.
+    it is the sequential one, because all others give the same batches. Flags that are newer than some runs are part of them
+    only with a value other than `auto`, so that these runs stay the same.
     """
     names = {
         field.name
@@ -323,7 +340,11 @@ def identity(config: Config) -> dict[str, Any]:
         names |= {"epochs", "train_steps"}
     if config.data.feed == "sequential":
         names |= {"feed"}
-    return {name: value for name, value in flag_values(config).items() if name in names}
+    return {
+        name: value
+        for name, value in flag_values(config).items()
+        if name in names and not (name in _NEWER and value == "auto")
+    }
 
 
 def to_arguments(group: Any) -> list[str]:

@@ -83,6 +83,16 @@ def onednn_flag() -> Any:
     )
 
 
+def outputs_flag() -> Any:
+    """The flag `--outputs`; it is part of the identity of a run."""
+    return flag(
+        "auto",
+        "What the model gives for each class: logits, probabilities, or auto (the model is called with random inputs).",
+        choices=("auto", "logits", "probabilities"),
+        identity=True,
+    )
+
+
 def seed_flag(*, run: bool = False) -> Any:
     """The flag `--seed`; it is common, and part of the identity, only in a `run`."""
     return flag(0, "Seed of weights, dropout and the order of samples.", bounds=SEEDS, identity=run, common=run)

@@ -13,6 +13,7 @@ from loopwright.flags.fields import (
     flag,
     json_flag,
     onednn_flag,
+    outputs_flag,
     seed_flag,
     steps_per_call_flag,
     threads_flag,
@@ -44,6 +45,7 @@ class Evaluation:
         common=True,
         path=True,
     )
+    outputs: str = outputs_flag()
     trust_file: bool = trust_flag()
     progress: str = flag(
         "auto",
@@ -95,6 +97,7 @@ class Prediction:
     )
     split: str | None = flag(None, "Split of the dataset to predict, in TFDS syntax, such as test[:20].", common=True)
     top: int = flag(3, "Number of classes shown for each image, the likeliest first.", bounds=AT_LEAST_1, common=True)
+    outputs: str = outputs_flag()
     trust_file: bool = trust_flag()
     json: bool = json_flag()
 

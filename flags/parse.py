@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
 import pathlib
 import re
 import shutil
@@ -170,7 +169,13 @@ def _value(field: dataclasses.Field, value: Any) -> Any:
     value = value.strip()
     if "\n" in value:
         raise UsageError(f"--{field.name}: holds a line break, which no flagfile can hold; leave it out")
-    return os.path.expanduser(value) if field.metadata["path"] else value  # noqa: PTH111 - Path would raise
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"--{field.name}={value!a}: holds bytes that aren't text in the encoding of this locale; set PYTHONUTF8=1"
+        ) from None
+    return places.local_path(field.name, value) if field.metadata["path"] else value
 
 
 def _element(group: type, field: dataclasses.Field, text: str) -> Any:
@@ -198,37 +203,57 @@ def _read(
     if asked:
         raise HelpRequested(_help(groups, usage, help_text, full="helpfull" in asked))
     try:
-        words = flag_values(["loopwright", *argv])[1:]
+        words = flag_values(["loopwright", *_with_flagfiles(argv)])[1:]
     except absl_flags.Error as error:
-        raise UsageError(_in_a_line(error, argv)) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{_flagfile(argv)}: isn't a text file; name one with a flag on each line") from None
+        raise UsageError(_in_a_line(error)) from None
     several = positional is not None and positional.endswith("...")
     if len(words) > (1 if positional else 0) and not several:
         raise UsageError(f"unexpected argument {words[-1]!r}; flags start with --, as in --name=value")
     return flag_values, words
 
 
-def _in_a_line(error: absl_flags.Error, argv: Sequence[str]) -> str:
+def _with_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> list[str]:
+    """The words with the lines of a flagfile in the place of `--flagfile=FILE`.
+
+    absl reads flagfiles in the encoding of the locale. Here they are read as they are written, in UTF-8.
+    """
+    words, rest = [], iter(argv)
+    for word in rest:
+        if word not in ("-flagfile", "--flagfile") and not word.startswith(("-flagfile=", "--flagfile=")):
+            words.append(word)
+            continue
+        name = word.partition("=")[2] if "=" in word else next(rest, "")
+        if name in inside:
+            raise UsageError(f"--flagfile={name}: names itself; leave that line out")
+        words += _with_flagfiles(_lines(name), (*inside, name))
+    return words
+
+
+def _lines(name: str) -> list[str]:
+    """The lines of a flagfile, without the empty ones and the comments."""
+    if not name:
+        raise UsageError("--flagfile: has no value; write --flagfile=VALUE")
+    try:
+        text = pathlib.Path(places.local_path("flagfile", name)).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"--flagfile={name}: {error.strerror}; name a file with a flag on each line") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--flagfile={name}: isn't a text file; name one with a flag on each line") from None
+    return [line.strip() for line in text.split("\n") if line.strip() and not line.startswith(("#", "//"))]
+
+
+def _in_a_line(error: absl_flags.Error) -> str:
     """What absl says of a mistake, with the dashes of the flag and with a remedy."""
     if isinstance(error, absl_flags.UnrecognizedFlagError):
         close = re.search(r"Did you mean: (.*) \?", str(error))
         hint = f"did you mean --{close[1].replace(', ', ' or --')}?" if close else "--helpfull lists all flags"
         return f"--{error.flagname}: unknown flag; {hint}"
-    if isinstance(error, absl_flags.CantOpenFlagFileError):
-        reason = str(error).rpartition("] ")[2].partition(":")[0]
-        return f"{_flagfile(argv)}: {reason}; name a file with a flag on each line"
     said = " ".join(str(error).removeprefix("flag ").split())
     switch = re.match(r"--(\w+)=[^:]*: \('Non-boolean", said)
     if switch:
         return f"{said.partition(': ')[0]}: write --{switch[1]} or --no{switch[1]}"
     missing = re.fullmatch(r"Missing value for flag (--\w+)", said)
     return f"{missing[1]}: has no value; write {missing[1]}=VALUE" if missing else said
-
-
-def _flagfile(argv: Sequence[str]) -> str:
-    """The flag that names a flagfile, as it was typed."""
-    return next((word for word in argv if word.lstrip("-").startswith("flagfile")), "--flagfile")
 
 
 def config_from_groups(groups: Sequence[Any], argv: Sequence[str] = ()) -> Config:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +23,43 @@ from loopwright.flags.other_commands import Benchmark, Description, Doctor, Expo
 _FOLDER = "folder:"
 #: Files that `trainer` writes: into a run's folder, and into a checkpoint's.
 _FLAGFILE, _CHECKPOINTS, _MANIFEST = "flags.txt", "checkpoints", "manifest.json"
-_H5 = (".h5", ".hdf5")
+#: What Keras writes, and what marks a folder out of which weights can be taken: a run's, or one of TensorFlow's checkpoints.
+_KERAS_FILES = (".h5", ".hdf5", ".keras")
+_OF_WEIGHTS = (_CHECKPOINTS, "checkpoint", "latest")
+
+
+#: `gs://bucket/run`, and what `pathlib` makes of it.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
+def local_path(flag: str, text: str) -> str:
+    """A path on this machine, with `~` as the home folder. `trainer.base.paths` does the same for Python's users.
+
+    Raises UsageError for the address of another place, for `~` where no home folder is known, and for a name that Python
+    and TensorFlow would write in different bytes.
+    """
+    if _ADDRESS.match(text):
+        raise UsageError(
+            f"--{flag}={text}: is an address, not a path on this machine; give a local or mounted folder, and copy the "
+            "files there or from there"
+        )
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser gives no word of the remedy
+    if expanded.partition("/")[0] == "~":
+        raise UsageError(f"--{flag}={text}: no home folder is known for ~; set HOME, or give the whole path")
+    if not _same_bytes(expanded):
+        raise UsageError(
+            f"--{flag}={text!a}: Python and TensorFlow write this name in different bytes; set PYTHONUTF8=1, or use ASCII "
+            "names"
+        )
+    return expanded
+
+
+def _same_bytes(text: str) -> bool:
+    """Whether the locale's encoding gives a name the bytes of UTF-8, which TensorFlow writes."""
+    try:
+        return os.fsencode(text) == text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def check(groups: Sequence[Any]) -> None:
@@ -30,9 +68,8 @@ def check(groups: Sequence[Any]) -> None:
 
 
 def check_data(data: Data) -> None:
-    root = pathlib.Path(data.dataset.removeprefix(_FOLDER)).expanduser()
     if data.dataset.startswith(_FOLDER):
-        if not _is_folder(root):
+        if not _is_folder(pathlib.Path(local_path("dataset", data.dataset.removeprefix(_FOLDER)))):
             raise UsageError(f"--dataset={data.dataset}: there is no such folder")
     elif FUNCTION.fullmatch(data.dataset):
         _check_module("dataset", data.dataset)
@@ -51,16 +88,18 @@ def check_model(model: Model) -> None:
 def check_run(model: Model, run: Run) -> None:
     """Checks what a run begins with, unless the run may go on from its own checkpoints, which come first."""
     _check_folder("workdir", run.workdir)
-    for flag, value, suffixes in (("restore_from", run.restore_from, _H5), ("init_from", model.init_from, ())):
+    for flag, value, kinds in (("restore_from", run.restore_from, ()), ("init_from", model.init_from, _OF_WEIGHTS)):
         if value is None or _may_go_on(run, f"--{flag}={value}"):
             continue
         path = pathlib.Path(value)
-        if not _exists(path):
+        is_prefix = bool(kinds) and _exists(path.with_name(f"{path.name}.index"))
+        if not _exists(path) and not is_prefix:
             raise UsageError(f"--{flag}={value}: no such file or folder")
-        if path.suffix not in suffixes and not _exists(path / _MANIFEST):
+        of_tensorflow = is_prefix or any(_exists(path / kind) for kind in kinds) or (kinds and path.suffix == ".index")
+        if path.suffix not in _KERAS_FILES and not _exists(path / _MANIFEST) and not of_tensorflow:
             raise UsageError(
                 f"--{flag}={value}: not a checkpoint folder ({_MANIFEST} is missing); name one, such as "
-                f"runs/NAME/{_CHECKPOINTS}/00000100" + (", or a model.h5" if suffixes else "")
+                f"runs/NAME/{_CHECKPOINTS}/00000100, or a file such as model.h5"
             )
 
 

@@ -1,5 +1,34 @@
 """Keras models by name. Each has its own file and a line in `MODELS`. Importing this package loads no TensorFlow."""
 
-from loopwright.models.catalog import MODELS, Entry, ModelError, check_fits, check_name, create, ends_in_probabilities
+from __future__ import annotations
 
-__all__ = ["MODELS", "Entry", "ModelError", "check_fits", "check_name", "create", "ends_in_probabilities"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from loopwright.models.catalog import MODELS, Entry, ModelError, check_fits, check_name, create
+
+if TYPE_CHECKING:
+    from loopwright.models.entrance import scales_itself
+    from loopwright.models.outputs import ends_in_probabilities
+
+_HOME = {
+    "ends_in_probabilities": "loopwright.models.outputs",
+    "scales_itself": "loopwright.models.entrance",
+}
+
+__all__ = [
+    "MODELS",
+    "Entry",
+    "ModelError",
+    "check_fits",
+    "check_name",
+    "create",
+    "ends_in_probabilities",
+    "scales_itself",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -107,50 +107,6 @@ def check_fits(what: str, model: keras.Model, input_shape: Any, num_classes: int
         )
 
 
-def ends_in_probabilities(name: str, model: keras.Model) -> bool:
-    """Whether the outputs of the model are probabilities rather than logits.
-
-    For a model in the table, the table says so. For other models, the last operation decides: a layer or a function of
-    `keras.ops`, which may lie inside a nested model. A subclassed model is called with random inputs instead: its
-    outputs are probabilities if they look like those of a softmax, or if they lie between 0 and 1 and its last layer is
-    a sigmoid.
-    """
-    import keras
-
-    if name in MODELS:
-        return MODELS[name].outputs == "probabilities"
-    last: Any = model
-    while isinstance(last, keras.Model) and getattr(last, "outputs", None):
-        last = last.outputs[0]._keras_history.operation
-    if isinstance(last, keras.Model):
-        return _gives_probabilities(last)
-    kind = type(last)
-    if kind.__module__.startswith("keras.") and kind.__name__ in ("Softmax", "Sigmoid"):
-        return True
-    return getattr(last, "activation", None) in (keras.activations.softmax, keras.activations.sigmoid)
-
-
-def _gives_probabilities(model: keras.Model) -> bool:
-    """Whether a subclassed model gives probabilities for random inputs of the shape that it was built with."""
-    import keras
-    import numpy as np
-
-    last = getattr(model.layers[-1], "activation", None) if model.layers else None
-    shapes = (model.get_build_config() or {}).get("input_shape")
-    if shapes is None:
-        return last in (keras.activations.softmax, keras.activations.sigmoid)
-    rng = np.random.default_rng(0)
-
-    def some(shape: Any) -> Any:
-        if isinstance(shape, Mapping):
-            return {name: some(part) for name, part in shape.items()}
-        return rng.random((8, *(size or 1 for size in shape[1:])), np.float32)
-
-    outputs = np.asarray(keras.ops.cast(model(some(shapes), training=False), "float32"))
-    whole = np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2  # half precision comes no nearer
-    return bool(((outputs >= 0) & (outputs <= 1)).all() and (whole or last is keras.activations.sigmoid))
-
-
 def _reason(error: ValueError) -> str:
     """The line of a Keras error that says what is wrong, without colours and without the line that names the layer."""
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()

@@ -9,6 +9,7 @@ trainer.train(state, feed, trainer.gradient_step(objective), num_steps=1000, exe
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from loopwright.trainer.core.state import TrainState
     from loopwright.trainer.core.step import gradient_step
     from loopwright.trainer.export.functional import functional_twin
-    from loopwright.trainer.export.h5_reader import load_h5, repair_h5, restore_h5
-    from loopwright.trainer.export.h5_writer import export_h5, export_weights
+    from loopwright.trainer.export.h5_reader import load_h5, restore_h5
+    from loopwright.trainer.export.h5_writer import export_h5, export_keras, export_weights
+    from loopwright.trainer.export.repair import repair_h5
     from loopwright.trainer.hooks.evaluate import Evaluate
     from loopwright.trainer.hooks.guards import AbortOnSkips
     from loopwright.trainer.hooks.log import Log
@@ -69,6 +71,7 @@ _HOME = {
     "every": "core.hook",
     "every_seconds": "core.hook",
     "export_h5": "export.h5_writer",
+    "export_keras": "export.h5_writer",
     "export_weights": "export.h5_writer",
     "fit": "keras_style",
     "functional_twin": "export.functional",
@@ -81,7 +84,7 @@ _HOME = {
     "objective_from_keras": "compare.from_keras",
     "predictor": "observe.predictor",
     "reduce_on_plateau": "hooks.plateau",
-    "repair_h5": "export.h5_reader",
+    "repair_h5": "export.repair",
     "restore_h5": "export.h5_reader",
     "regression": "core.objective",
     "step_from_keras": "compare.from_keras",
@@ -118,6 +121,7 @@ __all__ = [
     "every",
     "every_seconds",
     "export_h5",
+    "export_keras",
     "export_weights",
     "fit",
     "functional_twin",
@@ -143,4 +147,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    keras = sys.modules.get("keras")
+    if keras is not None and keras.config.backend() != "tensorflow":
+        raise ImportError(
+            f"Keras runs on {keras.config.backend()} (KERAS_BACKEND or keras.json), but loopwright needs TensorFlow: set "
+            "KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+    return value

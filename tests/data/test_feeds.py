@@ -215,7 +215,7 @@ def test_feed_takes_several_inputs_targets_and_weights() -> None:
     from loopwright.data.feed import array_feed
 
     x = {"left": np.zeros((6, 2), np.float32), "right": np.full((6, 3), 255, np.uint8)}
-    feed = array_feed(x, np.arange(6, dtype=np.float32), 4, sample_weight=np.ones(6, np.float32))
+    feed = array_feed(x, np.arange(6, dtype=np.float32), 4, sample_weight=np.ones(6, np.float32), scale="unit")
     batch = next(iter(feed()))
     assert batch["x"]["left"].shape == (4, 2)
     np.testing.assert_array_equal(batch["x"]["right"], np.full((4, 3), np.float32(255) * np.float32(1 / 255)))
@@ -226,7 +226,7 @@ def test_feed_takes_several_inputs_targets_and_weights() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 256, 1000])
 def test_scale_multiplies_to_the_bit(size: int) -> None:
-    from loopwright.data.feed import scale
+    from loopwright.data.scaling import scale
 
     x = np.resize(np.arange(256, dtype=np.uint8), (3, size))
     expected = x.astype(np.float32) * np.float32(1 / 255)

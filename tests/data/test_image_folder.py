@@ -15,6 +15,8 @@ from loopwright.data.image_folder import ImageFolder
 
 Write = Callable[..., None]
 
+SUFFIXES = (".jpg", ".JPEG", ".png", ".gif", ".bmp", ".webp", ".tif", ".ppm")
+
 
 @pytest.fixture
 def write(tmp_path: pathlib.Path) -> Write:
@@ -82,3 +84,70 @@ def test_reason_of_a_picture_that_does_not_decode_is_tensorflows(tmp_path: pathl
     reason = bad_samples.why_bad(split, 1)
     assert reason is not None
     assert reason.startswith(f"{split.paths[1]}: Unknown image file format")
+
+
+def test_images_of_every_format_and_depth_are_used(tmp_path: pathlib.Path) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)).quantize(8)
+    names = [f"{label}/{inside}0{suffix}" for label in "ab" for inside in ("", "x/", "x/y/") for suffix in SUFFIXES]
+    for place in (f"{split}/{name}" for split in ("train", "val") for name in names):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (image if path.suffix in (".png", ".bmp", ".gif") else image.convert("RGB")).save(path)
+    said: list[str] = []
+    dataset = data.load(f"folder:{tmp_path}", say=said.append)
+    assert dataset.split_sizes == {"train": len(names), "val": len(names)}
+    assert (dataset.eval_split, dataset.class_names, said) == ("val", ("a", "b"), [])
+    stored = dataset.split("train")
+    for path, pixels, label in zip(stored.paths, *dataset.arrays("train"), strict=True):
+        with Image.open(path) as opened:
+            if opened.format != "JPEG":  # Two decoders may differ by a little.
+                np.testing.assert_array_equal(pixels, np.asarray(opened.convert("RGB")))
+        assert pathlib.Path(path).relative_to(tmp_path / "train").parts[0] == dataset.class_names[label]
+
+
+def test_files_that_are_left_out_are_counted_by_kind(tmp_path: pathlib.Path, write: Write) -> None:
+    for place in ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png", "cover.png"):
+        write(place)
+    for name in ("a/1.txt", "a/x/2.TXT", "b/1.pdf", "b/README", ".DS_Store", "b/Thumbs.db", "a/.hidden.txt"):
+        (tmp_path / "train" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(b"text")
+    (tmp_path / "train" / "a" / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "train" / "a" / "loop").symlink_to(tmp_path / "train")
+    said: list[str] = []
+    data.load(f"folder:{tmp_path}", say=said.append)
+    (line,) = said
+    assert line.startswith(f"folder:{tmp_path}: skipped 6 files: .txt 2, ")
+    for part in (".pdf 1", "without a suffix 1", ".png outside a class folder 1", ".png that links to nothing 1"):
+        assert part in line
+
+
+def test_classes_are_those_of_all_splits(tmp_path: pathlib.Path, write: Write) -> None:
+    for place in ("train/a/0.png", "train/b/0.png", "train/c/0.png", "test/b/0.png", "test/d/0.png"):
+        write(place)
+    said: list[str] = []
+    dataset = data.load(f"folder:{tmp_path}", say=said.append)
+    assert dataset.class_names == ("a", "b", "c", "d")
+    assert sorted(dataset.labels("test")) == [1, 3]
+    assert sorted(line.partition(": ")[2] for line in said) == [
+        "the split 'test' holds no image of 2 of the 4 classes: a, c",
+        "the split 'train' holds no image of 1 of the 4 classes: d",
+    ]
+
+
+def test_class_folder_may_hold_folders_where_there_is_one_split(tmp_path: pathlib.Path, write: Write) -> None:
+    for place in ("a/0.png", "a/x/1.png", "b/0.png", "b/1.png"):
+        write(place)
+    assert ImageFolder(tmp_path).split_sizes == {"train": 4}
+
+
+def test_bad_first_image_is_named_and_can_be_left_out(tmp_path: pathlib.Path, write: Write) -> None:
+    for place in (f"{split}/{label}/{number}.png" for split in ("train", "test") for label in "ab" for number in "012"):
+        write(place)
+    first = pathlib.Path(ImageFolder(tmp_path).files["train"][0][0])
+    first.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=rf"sample 0 is bad: {first}.*max_bad_records=N"):
+        data.load(f"folder:{tmp_path}").train_feed(2)
+    feed = data.load(f"folder:{tmp_path}", max_bad_records=1).train_feed(2)
+    assert feed.examples_per_epoch == 5

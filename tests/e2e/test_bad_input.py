@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loopwright import models
+from loopwright import models, trainer
 
 QUICK = ("--model=mlp", "--train_steps=4", "--batch_size=64")
 
@@ -74,6 +74,101 @@ def test_workdir_of_another_run_exits_2_and_names_the_differences(
     assert_one_line(result, 2, "--model=mlp there, cnn here", "--batch_size=32 there, 16 here", "--overwrite")
     assert "train_steps=" not in result.err
     assert snapshot(run_folder) == before
+
+
+ADDRESSES = [
+    (["train", "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run"),
+    (["train", "--data_dir=s3://bucket/data"], "--data_dir=s3://bucket/data"),
+    (["train", "--manual_dir=gs:/bucket/data"], "--manual_dir=gs:/bucket/data"),
+    (["train", "--init_from=gs://b/run/checkpoints/00000100"], "--init_from=gs://b/run"),
+    (["train", "--restore_from=hdfs://b/model.h5"], "--restore_from=hdfs://b/model.h5"),
+    (["train", "--dataset=folder:gs://b/pets"], "--dataset=gs://b/pets"),
+    (["train", "--flagfile=gs://b/run/flags.txt"], "--flagfile=gs://b/run/flags.txt"),
+    (["evaluate", "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run"),
+    (["predict", "--restore_from=file:///model.h5"], "--restore_from=file:///model.h5"),
+    (["export", "--workdir=run", "--output=gs://b/x"], "--output=gs://b/x"),
+    (["report", "--workdir=gs://bucket/run"], "gs://bucket/run is an address"),
+    (["benchmark", "--output=gs://b/x"], "--output=gs://b/x"),
+    (["parity", "--output=gs://b/x"], "--output=gs://b/x"),
+    (["verify_resume", "--workdir=abfs://b/x"], "--workdir=abfs://b/x"),
+    (["datasets", "--sheet=gs://b/x.png"], "--sheet=gs://b/x.png"),
+    (["doctor", "--data_dir=gs://b/x"], "--data_dir=gs://b/x"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"), ADDRESSES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_address_of_another_place_exits_2_and_leaves_nothing(
+    loopwright: Any, tmp_path: pathlib.Path, words: list[str], part: str
+) -> None:
+    assert_one_line(loopwright(*words), 2, part, "not a path on this machine", "give a local or mounted folder")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def other_checkpoint(loopwright: Any, run_folder: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The checkpoint of an `mlp`, which no other model fits, beside a folder for a new run."""
+    run_folder.rename(tmp_path / "before")
+    return tmp_path / "before" / "checkpoints" / "00000030"
+
+
+@pytest.mark.parametrize("flag", ["init_from", "restore_from"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_refused_run_leaves_nothing_and_the_corrected_one_trains(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, other_checkpoint: Any, flag: str, empty: bool
+) -> None:
+    if empty:
+        (tmp_path / "runs" / "new").mkdir(parents=True)
+    words = [
+        "train",
+        f"--data_dir={mnist_dir}",
+        "--model=cnn",
+        "--train_steps=2",
+        "--workdir=runs/new",
+        "--progress=none",
+    ]
+    refused = loopwright(*words, f"--{flag}={other_checkpoint}")
+    assert refused.code in (1, 2)
+    assert refused.err.splitlines()[-1].startswith("loopwright: ")
+    left = ["before", "runs", "runs/new"] if empty else ["before"]
+    assert [str(path.relative_to(tmp_path)) for path in sorted([*tmp_path.glob("*"), *tmp_path.glob("runs/*")])] == left
+    assert not empty or not list((tmp_path / "runs" / "new").iterdir())
+    assert loopwright(*words, "--batch_size=16").code == 0
+
+
+def test_refused_overwrite_brings_the_run_back(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, run_folder: pathlib.Path
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "before")
+    before = snapshot(tmp_path / "before")
+    words = [f"--data_dir={mnist_dir}", "--model=cnn", "--train_steps=2", "--workdir=run", "--overwrite"]
+    refused = loopwright("train", *words, "--init_from=before/checkpoints/00000030")
+    assert refused.code in (1, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "run"]
+    after = snapshot(run_folder)
+    assert {name: data for name, data in after.items() if name != "lock"} == {
+        name: data for name, data in before.items() if name != "lock"
+    }
+
+
+def test_run_that_crashes_before_its_first_result_leaves_nothing(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("refused by the trace")
+
+    monkeypatch.setattr(trainer.core.loop, "train", crash)
+    with pytest.raises(RuntimeError):
+        loopwright("train", f"--data_dir={mnist_dir}", *QUICK, "--workdir=run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["parity", "benchmark"])
+def test_refused_command_leaves_no_folder_for_its_output(loopwright: Any, tmp_path: pathlib.Path, command: str) -> None:
+    result = loopwright(command, "--dataset=mnist_5k:9.9.9", f"--data_dir={tmp_path}", "--output=a/b", "--nodownload")
+    assert result.code != 0
+    assert not list(tmp_path.iterdir())
 
 
 def cut(path: pathlib.Path) -> None:

@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -176,3 +178,67 @@ def test_bad_image_is_named_while_executions_are_measured(loopwright: Any, tmp_p
     result = loopwright("train", *words, "--execution=auto", "--train_steps=9")
     assert result.code == 1
     assert f"is bad: {files[late][0]}" in result.err.splitlines()[-1]
+
+
+def test_run_goes_on_with_its_data_elsewhere(
+    loopwright: Any, pictures: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "--model=mlp", "--batch_size=8", "--image_size=8,8", "--json"]
+    scratch = shutil.copytree(pictures, tmp_path / "job 17" / "scratch")
+    texts = [f"folder:{pictures}", "folder:pictures", "folder:pictures/", f"folder:{scratch}", "folder:./pictures"]
+    for step, text in enumerate(texts, start=1):
+        result = loopwright(*words, f"--dataset={text}", f"--train_steps={2 * step}")
+        assert (result.code, result.json["step"]) == (0, 2 * step), result.err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"--dataset={texts[0]}\n" in (run / "flags.txt").read_text()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(record["step"] for record in records) == 10
+
+
+def test_other_data_are_another_run(loopwright: Any, pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = ["train", "--model=mlp", "--batch_size=4", "--image_size=8,8", "--json", "--train_steps=2"]
+    assert loopwright(*words, "--dataset=folder:pictures").code == 0
+    other = pathlib.Path(shutil.copytree(pictures, tmp_path / "other" / "pictures"))
+    (other / "train" / "cat" / "0.png").unlink()
+    assert loopwright(*words, f"--dataset=folder:{other}").code == 0
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert len(runs) == 2
+    result = loopwright(
+        *words, f"--dataset=folder:{other}", f"--workdir={next(run for run in runs if 'other' not in run.name)}"
+    )
+    assert result.code == 2
+    assert "holds another run (--dataset=folder:pictures there" in result.err
+
+
+def test_run_in_a_named_folder_goes_on_by_another_path(
+    loopwright: Any, pictures: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = [*QUICK, "--image_size=8,8"]
+    assert loopwright("train", *words, f"--dataset=folder:{pictures}").code == 0
+    result = loopwright(
+        "train", f"--flagfile={tmp_path / 'run' / 'flags.txt'}", *words, "--dataset=folder:pictures/", "--train_steps=9"
+    )
+    assert (result.code, result.json["step"]) == (0, 9), result.err
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("batch(8)", "leave out batch()"),
+        ("map(lambda x, y: (x, tf.one_hot(y, 10)))", "the labels are one-hot"),
+        ("map(lambda x, y: (x, tf.where(y == 3, -1, y)))", "sample 3 has the label -1"),
+        ("map(lambda x, y: (tf.py_function(tf.identity, [x], tf.float32), y))", "x has no fixed shape"),
+        ("repeat()", "leave out repeat()"),
+    ],
+)
+def test_users_dataset_that_gives_no_samples_exits_2_with_the_remedy(
+    loopwright: Any, own_module: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, change: str, part: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "own_digits", raising=False)
+    path = tmp_path / "own_digits.py"
+    path.write_text(f"{path.read_text()}.{change}\n")
+    result = loopwright("train", *QUICK, "--dataset=own_digits:digits")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines()[-1].startswith("loopwright: --dataset=own_digits:digits, split 'train': ")
+    assert part in result.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()

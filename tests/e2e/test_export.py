@@ -116,7 +116,7 @@ main(sys.argv[1:])
 """
 
 
-def test_h5_of_a_run_that_goes_on_is_no_longer_the_checked_one(
+def test_h5_of_a_run_that_goes_on_is_checked_and_older_exports_are_named_so(
     loopwright: Any, exported: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run = pathlib.Path(shutil.copytree(exported, tmp_path / "run"))
@@ -125,7 +125,10 @@ def test_h5_of_a_run_that_goes_on_is_no_longer_the_checked_one(
     assert longer.code == 0, longer.err
     after = snapshot(run / "exports")
     assert {name for name in before if after[name] != before[name]} == {"model.h5", "manifest.json"}
-    assert set(json.loads(after["manifest.json"])["files"]) == {*FILES} - {"model.h5"}
+    files = json.loads(after["manifest.json"])["files"]
+    assert {name: entry["step"] for name, entry in files.items()} == {**dict.fromkeys(FILES, 30), "model.h5": 32}
+    assert "model        " + str(run / "exports" / "model.h5") in longer.out
+    assert f"older model  {run / 'exports' / 'model.keras'} (step 30)" in longer.out
 
 
 @pytest.mark.slow

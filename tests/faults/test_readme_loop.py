@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from loopwright.trainer.base import json_lines
 from loopwright.trainer.observe.event_files import event_files, read_events
 
 FULL = os.environ.get("FAULTS", "quick") != "quick"
@@ -34,6 +35,8 @@ EXPECTED: dict[str, tuple[str, list[int], list[int]]] = {
         list(range(STEPS_PER_EPOCH, EPOCHS * STEPS_PER_EPOCH + 1, STEPS_PER_EPOCH)),
     ),
 }
+#: When a process is killed: while it starts, at any moment of its training, or soon after a record.
+MOMENTS = ("start", "training", "record")
 VOLATILE = ("wall_time", "examples_per_second")
 
 
@@ -75,6 +78,20 @@ class Script:
         while self.process.poll() is None and self._processes() == self._before:
             time.sleep(0.005)
         return time.monotonic() - self._start
+
+    def until_record(self) -> None:
+        """Waits until this process has logged a step after its newest checkpoint, which the next one takes back."""
+        self.until_training()
+        while self.process.poll() is None and self._logged() <= self._saved():
+            time.sleep(0.005)
+
+    def _logged(self) -> int:
+        metrics = self.workdir / "metrics.jsonl"
+        return max((record["step"] for record in json_lines.read(metrics)), default=0)
+
+    def _saved(self) -> int:
+        folders = (self.workdir / "checkpoints").glob("*")
+        return max((int(folder.name) for folder in folders if folder.name.isdigit()), default=0)
 
     def wait(self) -> int:
         """Waits for the end. A negative code is a signal's number."""
@@ -175,8 +192,12 @@ def test_script_that_is_killed_again_and_again_equals_one_that_never_was(
     number, newest = 1, 0
     while signals:
         script = Script(path, tmp_path / f"try-{number}", name, mnist_dir)
-        if signals[-1] == signal.SIGKILL and rng.random() < 0.3:
+        moment = MOMENTS[signals.count(signal.SIGKILL) % 3] if signals[-1] == signal.SIGKILL else "training"
+        if moment == "start":
             time.sleep(rng.uniform(0, starting))  # while it imports, restores and compiles
+        elif moment == "record":
+            script.until_record()
+            time.sleep(rng.uniform(0, 0.5))
         else:
             script.until_training()
             time.sleep(rng.uniform(0.1, 0.6 * training))

@@ -94,7 +94,7 @@ IMPOSSIBLE: list[Mistake] = [
     ("train", ["--restore_from=runs/other"], ["--restore_from=runs/other", "not a checkpoint folder", "model.h5"]),
     ("train", ["--restore_from=a_file"], ["--restore_from=a_file", "not a checkpoint folder"]),
     ("train", ["--init_from=nowhere"], ["--init_from=nowhere", "no such file or folder"]),
-    ("train", ["--init_from=model.h5"], ["--init_from=model.h5", "not a checkpoint folder"]),
+    ("train", ["--init_from=a_file"], ["--init_from=a_file", "not a checkpoint folder", "model.h5"]),
     ("train", ["--init_from=nowhere", "--workdir=runs/new"], ["--init_from=nowhere"]),
     ("train", ["--restore_from=" + "x" * 300], ["--restore_from=xxx", "no such file or folder"]),
     ("parity", ["--output=a_file"], ["--output=a_file", "is a file"]),

@@ -108,6 +108,13 @@ def test_identity_holds_the_length_where_the_schedule_does() -> None:
     assert flags.identity(replaced(cosine, "train_steps", 3)) != flags.identity(replaced(cosine, "train_steps", 4))
 
 
+def test_identity_of_older_runs_stays_the_same() -> None:
+    newer = {"scale": "none", "outputs": "logits"}
+    assert not newer.keys() & flags.identity(flags.Config()).keys()
+    for name, value in newer.items():
+        assert flags.identity(replaced(flags.Config(), name, value)) == flags.identity(flags.Config()) | {name: value}
+
+
 def test_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         flags.Config().data.batch_size = 1  # type: ignore[misc]

@@ -185,7 +185,7 @@ def user_module(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ("function", "probabilities"),
     [
         *(("by_shape", False), ("of_nothing", True), ("unbuilt", True), ("compiled", False), ("Net", True)),
-        *(("nested", True), ("by_operation", True), ("sigmoids", True)),
+        *(("nested", True), ("by_operation", True)),
     ],
 )
 def test_create_takes_a_users_function(user_module: str, function: str, probabilities: bool) -> None:

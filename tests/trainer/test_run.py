@@ -202,6 +202,7 @@ def test_run_that_is_made_longer_equals_one_that_was_longer(
     look = At(25, lambda: seen.append((tmp_path / "summary.json").exists()))
     run = go(tmp_path, look)
     assert seen == [False]  # while it goes on, there is none
+    assert run.restored == 20
     assert json.loads(run.files.summary.read_text())["step"] == 30
     assert_equal_runs(run, straight)
 

@@ -16,6 +16,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from loopwright.trainer.base.paths import local_path
+
 MANIFEST = "manifest.json"
 SCHEMA = 1
 _OWN_DIGEST = "manifest_sha256"
@@ -23,6 +25,10 @@ _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
 _DEBRIS = re.compile(r"(\.tmp-|\.old-)\d+-(.+)")  # the number is that of the process that left it
 _DAMAGED = "damaged-"
+#: What file managers, editors and network file systems leave in any folder. No program reads a checkpoint from it.
+_LITTER = re.compile(
+    r"\..*|.*~|(Thumbs|ehthumbs)\.db|desktop\.ini|Icon\r|lost\+found|@eaDir|__MACOSX|\$RECYCLE\.BIN", re.I
+)
 
 
 class Damaged(Exception):
@@ -75,7 +81,7 @@ def commit_folder(
     An old folder of that name stays until the new folder is whole. When anything fails, the new files are removed, so
     that they don't keep a full disk full.
     """
-    folder = pathlib.Path(folder)
+    folder = local_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"{_TEMPORARY}{os.getpid()}-{folder.name}")
     _remove(temporary)
@@ -94,6 +100,8 @@ def _write_whole(temporary: pathlib.Path, write: Callable[[pathlib.Path], None],
     files = {}
     for path in _files(temporary):
         _fsync(path)
+        if _is_litter(str(path.relative_to(temporary))):
+            continue
         files[str(path.relative_to(temporary))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     manifest = {"schema": SCHEMA, "files": files, **facts}
     text = json.dumps({**manifest, _OWN_DIGEST: _digest(manifest)}, indent=1)
@@ -104,8 +112,11 @@ def _write_whole(temporary: pathlib.Path, write: Callable[[pathlib.Path], None],
 
 
 def verify_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Checks every file of a committed folder against its manifest, which is returned. Raises Damaged."""
-    folder = pathlib.Path(folder)
+    """Checks every file of a committed folder against its manifest, which is returned. Raises Damaged.
+
+    What file managers leave there, such as `.DS_Store` or `Thumbs.db`, isn't damage.
+    """
+    folder = local_path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files, schema = manifest["files"], manifest["schema"]
@@ -122,8 +133,9 @@ def verify_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
         present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
     except OSError as error:  # a writer deleted the folder, or a folder inside it can't be read
         raise Damaged(f"{folder}: can't be listed ({error.strerror})") from None
-    if present != set(listed):
-        missing, stray = sorted(set(listed) - present), sorted(present - set(listed))
+    stray = sorted(name for name in present - set(listed) if not _is_litter(name))
+    missing = sorted(set(listed) - present)
+    if missing or stray:
         raise Damaged(f"{folder}: missing files {missing}, unexpected files {stray}")
     for name, (size, digest) in listed.items():
         try:
@@ -186,6 +198,11 @@ def _remove(path: pathlib.Path) -> None:
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a file isn't part of what was committed, such as `.DS_Store`, or lies in a folder that isn't."""
+    return any(_LITTER.fullmatch(part) for part in pathlib.PurePath(name).parts)
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

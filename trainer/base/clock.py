@@ -75,3 +75,17 @@ class _Timed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.hook, name)
+
+
+class TimedIterator:
+    """An iterator whose clock counts the seconds for which its caller waits, as `input`."""
+
+    def __init__(self, iterator: Iterator[Any], clock: Clock, now: Callable[[], float] = time.perf_counter) -> None:
+        self._iterator, self._now, self.seconds = iterator, now, 0.0
+        clock.count("input", lambda: self.seconds)
+
+    def __next__(self) -> Any:
+        start = self._now()
+        element = next(self._iterator)
+        self.seconds += self._now() - start
+        return element

@@ -1,13 +1,13 @@
 """TensorFlow's private parts, each behind a function that has an answer where a version of TensorFlow lacks the part.
 
 No public name does the same. Each part is imported where it is used. If a later TensorFlow moves one, a run takes longer
-or says less about the machine, and trains to the same weights.
+or says less about the machine. Without `optimized_alone` it may also differ from `fit` in the last bits.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory  # type: ignore[import-untyped]
@@ -56,6 +56,39 @@ def on_each_operation(callback: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         remove_op_callback(callback)
+
+
+def optimized_alone(function: Callable[..., Any]) -> Any:
+    """A `tf.function` whose graph TensorFlow optimizes by itself, instead of inside the loop that calls it.
+
+    Grappler, TensorFlow's graph optimizer, rewrites arithmetic in another way inside a `tf.while` than outside. That changes
+    the last bits of some models. A function that is not inlined is rewritten like the step of `fit`, provided that Grappler
+    knows the shapes of its variables. TensorFlow tells Grappler those shapes only for the outermost function, so the
+    function notes them itself.
+    """
+    import tensorflow as tf
+
+    def noted(*arguments: Any) -> Any:
+        results = function(*arguments)
+        _note_shapes_of_variables(tf.compat.v1.get_default_graph().captures)
+        return results
+
+    return tf.function(noted, experimental_attributes={"_noinline": True})
+
+
+def _note_shapes_of_variables(captures: Iterable[tuple[Any, Any]]) -> None:
+    """Writes shapes and dtypes of the variables that a trace has captured to the attributes of the trace's arguments."""
+    try:
+        from tensorflow.core.framework.attr_value_pb2 import AttrValue
+        from tensorflow.python.ops.handle_data_util import get_resource_handle_data
+    except ImportError:
+        return
+    for _, argument in captures:
+        data = get_resource_handle_data(argument)
+        if data is not None and data.is_set:
+            dtypes, shapes = [part.dtype for part in data.shape_and_type], [part.shape for part in data.shape_and_type]
+            argument.op._set_attr("_handle_dtypes", AttrValue(list=AttrValue.ListValue(type=dtypes)))
+            argument.op._set_attr("_handle_shapes", AttrValue(list=AttrValue.ListValue(shape=shapes)))
 
 
 def parse_object_graph(serialized: bytes) -> Any:

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import pathlib
 
+from loopwright.trainer.base.paths import local_path
+
 #: The attributes of a `RunFolder` and the names of the files and folders.
 NAMES = {
     "lock": "lock",
@@ -58,5 +60,5 @@ class RunFolder:
     @classmethod
     def at(cls, root: str | os.PathLike[str]) -> RunFolder:
         """The paths below a folder. Nothing is created."""
-        root = pathlib.Path(root)
+        root = local_path(root)
         return cls(root, **{attribute: root / name for attribute, name in NAMES.items()})

@@ -13,7 +13,7 @@ import functools
 import math
 import os
 import pathlib
-import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +23,11 @@ import tensorflow as tf
 from loopwright.trainer.base import atomic
 from loopwright.trainer.base.background import Background
 from loopwright.trainer.base.errors import TrainingError, first_line, reason
+from loopwright.trainer.base.finalize import finalize_layers
+from loopwright.trainer.base.lock import only_process
 from loopwright.trainer.base.monitor import Monitor
+from loopwright.trainer.base.named_weights import Found, give_weights
+from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.base.say import say
 from loopwright.trainer.checkpoint import object_graph
 from loopwright.trainer.checkpoint.retention import Retention
@@ -38,6 +42,9 @@ class Checkpoint:
     """A hook that saves the state into `directory/<step>/`, keeps the newest, and restores them.
 
     A state with a weight or a slot that isn't finite is not saved. So none can become the best or the only checkpoint.
+
+    Only one process can write a folder: `restore`, `save` and training lock it until the hook is closed, and the lock
+    refuses another process. Several objects of one process share the lock.
 
     Args:
       directory: the run's `checkpoints` folder.
@@ -57,6 +64,7 @@ class Checkpoint:
     """
 
     reads_metrics = False
+    at_last = True
 
     def __init__(
         self,
@@ -70,7 +78,7 @@ class Checkpoint:
         asynchronous: bool = False,
         abort_on_nonfinite: bool = False,
     ) -> None:
-        self.directory = pathlib.Path(directory)
+        self.directory = local_path(directory)
         self.retention = Retention(self.directory, keep, keep_every, monitor)
         self.facts, self.evaluation = dict(facts or {}), evaluation
         self.asynchronous, self.abort_on_nonfinite = asynchronous, abort_on_nonfinite
@@ -80,13 +88,35 @@ class Checkpoint:
         self.saved_step: int | None = None
         self._background = Background()
         self._saver: Saver | None = None
+        self._lock, self._locked = contextlib.ExitStack(), False
+        weakref.finalize(self, self._lock.close)
 
     @contextlib.contextmanager
     def open(self, state: TrainState) -> Iterator[None]:
-        """Waits after the block for the save that is in flight.
+        """Locks the folder. Waits after the block for the save that is in flight, and releases the lock.
 
         Raises what that save failed with. If the block itself failed, a line says so instead.
         """
+        with self._failure_told(int(state.step)):
+            self._hold(create=True)
+        with contextlib.closing(self), self._waiting():
+            yield
+
+    def close(self) -> None:
+        """Releases the lock of the folder. The next call that writes takes it again."""
+        self._lock.close()
+        self._locked = False
+
+    def _hold(self, *, create: bool = False) -> None:
+        """Locks the folder against other processes, unless it can't be written."""
+        if create:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        if not self._locked and os.access(self.directory, os.W_OK):
+            self._lock.enter_context(only_process(self.directory))
+            self._locked = True
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
@@ -131,13 +161,14 @@ class Checkpoint:
     def restore(self, state: TrainState, *, allow_fresh_start: bool = False) -> int | None:
         """Restores the newest good checkpoint into the state and returns its step; None where there is none yet.
 
-        Call it as the only writer of the folder. A damaged checkpoint that is newer is named with the reason and renamed to
+        A damaged checkpoint that is newer is named with the reason and renamed to
         `damaged-<step>`.
 
         Raises TrainingError for a checkpoint that doesn't fit the state or has different facts. Unless `allow_fresh_start`
         is true, it also raises TrainingError where all checkpoints are damaged or gone: no run begins again unasked.
         """
         self._background.join()
+        self._hold()
         self.saved_step, skipped = None, []
         for folder in reversed(self.folders()):
             try:
@@ -205,6 +236,7 @@ class Checkpoint:
             return
         folder = self._folder(step)
         with self._failure_told(step):
+            self._hold(create=True)
             atomic.commit_folder(folder, lambda temporary: saver.write(temporary / PREFIX, values), facts)
             self.saved_step = step
             atomic.replace_file(self.directory / _LATEST, folder.name + "\n")
@@ -248,7 +280,7 @@ def newest_good(directory: str | os.PathLike[str], say: Callable[[str], None] = 
     told: set[pathlib.Path] = set()
     while True:
         deleted = False
-        for folder in reversed(Retention(pathlib.Path(directory)).folders()):
+        for folder in reversed(Retention(local_path(directory)).folders()):
             try:
                 atomic.verify_folder(folder)
             except atomic.Damaged as error:
@@ -318,6 +350,7 @@ def load(folder: pathlib.Path, manifest: Mapping[str, Any], state: TrainState, *
             status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise TrainingError(f"{folder} doesn't fit this model and optimizer: {first_line(error)}") from error
+    finalize_layers(state.model, *state.extras.values())
     if exact and "tensors" in manifest:
         hashes = state.hashes()
         changed = [name for name, digest in manifest["tensors"].items() if hashes.get(name) != digest]
@@ -325,32 +358,28 @@ def load(folder: pathlib.Path, manifest: Mapping[str, Any], state: TrainState, *
             raise TrainingError(f"{folder} was restored, but not to the bit: {', '.join(changed)}")
 
 
-def load_weights(folder: str | os.PathLike[str], model: keras.Model, *, exclude: str | None = None) -> list[str]:
+def load_weights(
+    folder: str | os.PathLike[str],
+    model: keras.Model,
+    *,
+    exclude: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[str]:
     """Gives a model the weights of a checkpoint, and nothing else of it; returns the paths of the variables that got one.
 
-    Args:
-      exclude: a regular expression; variables whose path it is found in keep their values, and may have other shapes.
-
-    Raises TrainingError for a damaged checkpoint, and, with the list, for variables that have no value of their shape there.
+    `exclude` and `say` are those of `give_weights`. Raises TrainingError for a damaged checkpoint, and, with the list, for
+    variables that have no value of their shape there.
     """
     verified_manifest(folder)
     prefix = pathlib.Path(folder) / PREFIX
-    found = object_graph.match(prefix, tf.train.Checkpoint(model=model))
-    own = {variable.path: variable for variable in model.weights}
-
-    def wanted(name: str) -> bool:
-        return name in own and (exclude is None or re.search(exclude, name) is None)
-
-    pairs = tuple(pair for pair in found.pairs if wanted(pair.name))
-    fit = object_graph.Match(pairs, tuple(name for name in found.missing if wanted(name)), ())
-    if fit.explain():
-        raise TrainingError(
-            f"the weights in {folder} don't fit this model: {fit.explain()}; leave variables out with exclude=REGEX"
-        )
     reader = tf.train.load_checkpoint(str(prefix))
-    for pair in pairs:
-        pair.variable.assign(reader.get_tensor(pair.key))
-    return [pair.name for pair in pairs]
+    own = {id(variable.value): variable for variable in model.weights}
+    found = [
+        Found(pair.name, pair.shape, functools.partial(reader.get_tensor, pair.key), own[id(pair.variable)])
+        for pair in object_graph.match(prefix, tf.train.Checkpoint(model=model)).pairs
+        if id(pair.variable) in own
+    ]
+    return give_weights(folder, found, model, exclude=exclude, say=say)
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

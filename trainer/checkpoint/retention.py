@@ -44,7 +44,7 @@ class Retention:
         """The committed checkpoints, oldest first."""
         if not self.directory.is_dir():
             return []
-        return sorted((path for path in self.directory.iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+        return sorted((path for path in self.directory.iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
 
     def apply(self, newest: pathlib.Path, evaluation: Mapping[str, float]) -> None:
         """Takes in a checkpoint that was just committed: renews best.json and deletes what needn't be kept."""

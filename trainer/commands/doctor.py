@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from loopwright import data, flags
+from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.commands import setup
 
 USAGE = "usage: loopwright doctor [--flags]"
 HELP = (
@@ -49,7 +51,6 @@ print(json.dumps({
     "devices": [[d.device_type, d.name] for d in tf.config.list_physical_devices()],
     "sum": float(tf.reduce_sum(tf.ones([8]))),
     "cuda": build.get("cuda_version") if tf.test.is_built_with_cuda() else None,
-    "backend": keras.backend.backend(),
     "onednn": uses_onednn(),
 }))
 """
@@ -80,13 +81,17 @@ def examine(data_dir: str | None) -> Iterator[Finding]:
     """The findings of all checks, in the order in which they are shown."""
     yield python_version(sys.version_info[:2])
     yield from versions(_installed)
+    yield from surroundings(os.environ, sys.getfilesystemencoding(), setup.keras_settings())
     probed = _probe()
     yield tensorflow_works(probed)
     yield processor(_cpu_flags(), onednn=probed.get("onednn", True))
     yield memory(_meminfo())
     yield disk(pathlib.Path.cwd(), shutil.disk_usage(pathlib.Path.cwd()).free)
     yield gpu(probed, driver=pathlib.Path("/proc/driver/nvidia/version").exists())
-    yield prepared([found.name for found in data.prepared(data_dir)], data_dir)
+    if data_dir is None and not setup.has_home():
+        yield Finding("warn", "home", "no home folder is known", "set HOME, or give --data_dir to every command")
+    else:
+        yield prepared([found.name for found in data.prepared(data_dir)], data_dir)
     yield from extras(lambda module: importlib.util.find_spec(module) is not None)
 
 
@@ -116,13 +121,38 @@ def versions(installed: Any) -> Iterator[Finding]:
             yield Finding("ok", name, found)
 
 
+def surroundings(environ: Mapping[str, str], encoding: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the environment sets that commands don't follow, or can't work with. `settings` are those of keras.json."""
+    if settings:
+        found = ", ".join(f"{name}={value}" for name, value in settings.items())
+        remedy = "commands don't follow it; for Python of your own, set the usual values in keras.json, or delete it"
+        yield Finding("note", "keras.json", found, remedy)
+    if environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
+        found, remedy = "TF_USE_LEGACY_KERAS=1", "commands don't follow it; for Python of your own, unset it"
+        yield Finding("note", "Keras 2", found, remedy)
+    limits = [f"{name}={environ[name]}" for name in setup.KERAS_LIMITS if name in environ]
+    if limits:
+        found, remedy = ", ".join(limits), "commands don't follow it; for Python of your own, unset it"
+        yield Finding("note", "Keras", found, remedy)
+    backend = environ.get("MPLBACKEND", "")
+    if backend.startswith("module://") and not _importable(backend.removeprefix("module://")):
+        found, remedy = (
+            f"MPLBACKEND={backend} isn't installed",
+            "commands don't follow it; for Python of your own, unset it",
+        )
+        yield Finding("note", "matplotlib", found, remedy)
+    if encoding.lower() != "utf-8":
+        remedy = "set PYTHONUTF8=1 or LC_ALL=C.UTF-8; until then, paths need ASCII names"
+        yield Finding("warn", "encoding", f"{encoding}, and TensorFlow writes names in UTF-8", remedy)
+
+
 def tensorflow_works(probed: Mapping[str, Any]) -> Finding:
     """Whether TensorFlow can be imported and computes, and whether Keras runs on it."""
     if "error" in probed:
-        return Finding("fail", "TensorFlow", probed["error"], "pip install --force-reinstall tensorflow")
-    if probed["backend"] != "tensorflow":
-        remedy = "unset KERAS_BACKEND, or set it to tensorflow"
-        return Finding("fail", "TensorFlow", f"Keras runs on {probed['backend']}", remedy)
+        remedy = (
+            "unset KERAS_BACKEND" if "KERAS_BACKEND" in probed["error"] else "pip install --force-reinstall tensorflow"
+        )
+        return Finding("fail", "TensorFlow", probed["error"], remedy)
     devices = ", ".join(name.removeprefix("/physical_device:") for _, name in probed["devices"])
     return Finding("ok", "TensorFlow", f"works, devices: {devices}")
 
@@ -203,6 +233,14 @@ def extras(has: Any) -> Iterator[Finding]:
             yield Finding("ok", f"extra {name}", ", ".join(modules))
 
 
+def _importable(module: str) -> bool:
+    """Whether there is such a module; nothing but its packages is imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def _installed(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
@@ -225,9 +263,14 @@ def _number(version: str) -> tuple[int, ...]:
 
 def _probe() -> dict[str, Any]:
     """What TensorFlow says about itself, or `error`: why it can't be imported."""
-    command = [sys.executable, "-c", _PROBE]
+    command, environment = [sys.executable, "-c", _PROBE], dict(os.environ)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)
+        setup.choose_keras(environment)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False
+        )
+    except TrainingError as error:
+        return {"error": str(error)}
     except subprocess.TimeoutExpired:
         return {"error": f"can't be imported within {_IMPORT_SECONDS} s"}
     if done.returncode < 0:

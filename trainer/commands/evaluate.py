@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.base.json_lines import finite
-from loopwright.trainer.commands import setup, sources
+from loopwright.trainer.commands import scaling, setup, sources
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
 
     with status("starting TensorFlow", moves=evaluation.progress == "auto"):
         setup.start_tensorflow()
-    result = _evaluate(source, data, evaluation.progress, trust=evaluation.trust_file)
+    result = _evaluate(source, data, evaluation)
     if evaluation.json:
         print(json.dumps(result | {"metrics": {name: finite(value) for name, value in result["metrics"].items()}}))
     else:
@@ -43,18 +43,22 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _evaluate(source: sources.Source, data: flags.Data, progress: str, *, trust: bool) -> dict[str, Any]:
+def _evaluate(source: sources.Source, data: flags.Data, evaluation: flags.Evaluation) -> dict[str, Any]:
     from loopwright import trainer
     from loopwright.trainer.commands.data_progress import status
 
+    progress = evaluation.progress
     dataset = setup.load_dataset(data, progress)
     feed = dataset.eval_feed(max(data.batch_size, 250))
     if source.config is None:
         path = source.path or pathlib.Path()
-        state, objective = _from_file(path, dataset, trust=trust)
+        state, objective = _from_file(path, dataset, evaluation.outputs, trust=evaluation.trust_file)
+        scale = scaling.of_file(path, data.scale, state.model, feed)
     else:
-        job, path = sources.restored_job(source, source.config, dataset)
+        job, path = sources.restored_job(source, sources.with_outputs(source.config, evaluation.outputs), dataset)
         state, objective = job.state, job.objective
+        scale = scaling.of_run(data.scale, feed)
+    feed = scaling.follow(scale, feed)
     with status(f"evaluating {feed.examples_per_epoch:,} samples", moves=progress == "auto"):
         metrics = trainer.evaluate(state, feed, objective)
     return {
@@ -65,7 +69,7 @@ def _evaluate(source: sources.Source, data: flags.Data, progress: str, *, trust:
     }
 
 
-def _from_file(path: pathlib.Path, dataset: Dataset, *, trust: bool) -> tuple[Any, Any]:
+def _from_file(path: pathlib.Path, dataset: Dataset, outputs: str, *, trust: bool) -> tuple[Any, Any]:
     """A state around the model in a file, and the objective that fits the model's outputs."""
     import keras
 
@@ -74,6 +78,8 @@ def _from_file(path: pathlib.Path, dataset: Dataset, *, trust: bool) -> tuple[An
 
     network = safe_load.load_model(path, trust=trust)
     models.check_fits(f"--restore_from={path}", network, dataset.input_shape, dataset.num_classes)
-    objective = trainer.classification(from_logits=not models.ends_in_probabilities("", network))
+    if outputs == "auto":
+        outputs = (sources.identity_in(path) or {}).get("outputs", "auto")
+    objective = trainer.classification(from_logits=not models.ends_in_probabilities("", network, outputs))
     # A state needs an optimizer; this one is never used.
     return trainer.TrainState.create(network, keras.optimizers.SGD()), objective

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer.base.errors import TrainingError
-from loopwright.trainer.commands import setup, sources
+from loopwright.trainer.commands import scaling, setup, sources
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -55,7 +55,9 @@ def _export(
     job, _ = sources.restored_job(source, config, dataset)
     if export.include_preprocessing and not _takes_images(dataset):
         raise flags.UsageError("--include_preprocessing scales uint8 images, and this dataset holds none; leave it out")
-    inputs = next(iter(dataset.eval_feed(_SAMPLES)()))["x"]
+    feed = dataset.eval_feed(_SAMPLES)
+    scale = scaling.of_run(config.data.scale, feed)
+    inputs = next(iter(scaling.follow(scale, feed)()))["x"]
     if isinstance(inputs, dict):
         raise TrainingError(f"{dataset.name} has several inputs; export writes only models with one input")
     loss, metrics = build.plain_loss(job, config)
@@ -67,6 +69,7 @@ def _export(
             output_name=build.output_name(job, config),
             class_names=dataset.class_names,
             include_preprocessing=export.include_preprocessing,
+            scaled=scale != "none",
             loss=loss,
             metrics=metrics,
             facts=build.facts(config, dataset),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from loopwright import flags, models
+from loopwright import flags
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +31,7 @@ def compile_for_fit(job: Job, model: flags.Model, optimization: flags.Optimizati
     import keras
 
     network = job.state.model
-    from_logits = not models.ends_in_probabilities(model.model, network)
+    from_logits = not job.probabilities
     if optimization.label_smoothing:
         loss = keras.losses.CategoricalCrossentropy(
             from_logits=from_logits, label_smoothing=optimization.label_smoothing

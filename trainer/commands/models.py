@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from loopwright import flags, models
 from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.say import say
 from loopwright.trainer.commands import setup
 
 USAGE = "usage: loopwright models [NAME] [--flags]"
@@ -36,7 +37,11 @@ def _summarise(name: str, listing: flags.Listing) -> int:
     from loopwright.trainer.export.h5_writer import functional_twin
 
     model = models.create(name, shape, listing.num_classes)
-    outputs = "probabilities" if models.ends_in_probabilities(name, model) else "logits"
+    try:
+        outputs = "probabilities" if models.ends_in_probabilities(name, model) else "logits"
+    except models.ModelError as error:
+        say(flags.as_flags(str(error)))
+        outputs = "logits or probabilities"
     if listing.json:
         print(json.dumps({"model": name, "outputs": outputs, "parameters": model.count_params()}))
         return 0

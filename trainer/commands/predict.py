@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from loopwright import flags
 from loopwright.trainer.base.errors import TrainingError, reason
 from loopwright.trainer.base.json_lines import finite
-from loopwright.trainer.commands import setup, sources
+from loopwright.trainer.commands import scaling, setup, sources
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from loopwright.data import Dataset, Feed
     from loopwright.trainer.export.open_export import OpenedModel
 
 USAGE = (
@@ -36,7 +37,7 @@ _BATCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One input, scaled to [0, 1], with its name, and the name of its class if that is known."""
+    """One input as the model takes it, with its name, and the name of its class if that is known."""
 
     name: str
     x: np.ndarray
@@ -50,8 +51,15 @@ def run(argv: Sequence[str]) -> int:
         raise flags.UsageError("give image files or a folder of images, or --split=test[:20] of the dataset")
     files = _files(words)
     setup.start_tensorflow()
-    predictor = _predictor(source, data, trust=prediction.trust_file)
-    items = _from_files(files, predictor.input_shape) if files else _from_split(data, prediction.split or "")
+    if prediction.split:
+        data = dataclasses.replace(data, eval_split=prediction.split)
+    dataset = None if source.config is None and files else setup.load_dataset(data)
+    predictor = _predictor(source, dataset, prediction)
+    feed = None if dataset is None else _feed(source, dataset, data, predictor)
+    if files:
+        items = _from_files(files, predictor, *_stored(source, data, predictor, feed))
+    else:
+        items = _from_split(dataset, feed, prediction.split or "")
     rows = _predict(predictor, items, prediction.top)
     if prediction.json:
         print(json.dumps({"from": str(source.path or source.folder), "predictions": rows}))
@@ -78,33 +86,37 @@ def _is_image(path: pathlib.Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _predictor(source: sources.Source, data: flags.Data, *, trust: bool) -> OpenedModel:
+def _predictor(source: sources.Source, dataset: Dataset | None, prediction: flags.Prediction) -> OpenedModel:
     """The model, with the names of its classes and whether it gives probabilities."""
     from loopwright import models
     from loopwright.trainer.core import optimizers
     from loopwright.trainer.export import open_export as exports
 
-    if source.config is None:
+    if source.config is None or dataset is None:
         path = source.path or pathlib.Path()
-        predictor = exports.open_export(path, trust=trust)
+        predictor = exports.open_export(path, trust=prediction.trust_file)
         names, outputs = _said_of(path)
-        if predictor.model is not None:
+        wanted = prediction.outputs
+        if wanted == "auto":
+            wanted = (sources.identity_in(path) or {}).get("outputs", "auto")
+        if wanted != "auto":
+            outputs = wanted == "probabilities"
+        elif predictor.model is not None:
             outputs = models.ends_in_probabilities("", predictor.model)
         elif predictor.probabilities is not None:
             outputs = predictor.probabilities
         return dataclasses.replace(predictor, class_names=predictor.class_names or names, probabilities=outputs)
     import numpy as np
 
-    dataset = setup.load_dataset(data)
-    job, _ = sources.restored_job(source, source.config, dataset)
-    model, name = job.state.model, source.config.model.model
+    job, _ = sources.restored_job(source, sources.with_outputs(source.config, prediction.outputs), dataset)
+    model = job.state.model
 
     def call(x: np.ndarray) -> np.ndarray:
         with optimizers.averaged_weights(model, job.state.optimizer):
             return np.asarray(model(x, training=False))
 
-    ends = models.ends_in_probabilities(name, model)
-    return exports.OpenedModel(call, dataset.input_shape, class_names=tuple(dataset.class_names), probabilities=ends)
+    names = tuple(dataset.class_names)
+    return exports.OpenedModel(call, dataset.input_shape, class_names=names, probabilities=job.probabilities)
 
 
 def _said_of(path: pathlib.Path) -> tuple[tuple[str, ...], bool | None]:
@@ -123,50 +135,89 @@ def _said_of(path: pathlib.Path) -> tuple[tuple[str, ...], bool | None]:
         return (), None
 
 
-def _from_files(files: Sequence[pathlib.Path], input_shape: Any) -> Iterator[Item]:
-    """The images, in the size and with the channels that the model takes."""
-    import numpy as np
+def _feed(source: sources.Source, dataset: Dataset, data: flags.Data, predictor: OpenedModel) -> Feed:
+    """The feed over the split, scaled as the model takes it."""
+    feed: Any = dataset.eval_feed(_BATCH)
+    if predictor.dtype == "uint8":
+        return scaling.follow("none", feed)
+    if source.config is not None:
+        return scaling.follow(scaling.of_run(data.scale, feed), feed)
+    path = source.path or pathlib.Path()
+    if predictor.model is None:
+        return scaling.follow(_said_scale(path, data), feed)
+    return scaling.follow(scaling.of_file(path, data.scale, predictor.model, feed), feed)
+
+
+def _stored(source: sources.Source, data: flags.Data, predictor: OpenedModel, feed: Any) -> tuple[str, bool]:
+    """The dtype of images as they are stored, and whether the model takes them scaled to [0, 1]."""
+    from loopwright import models
+
+    path = source.path or pathlib.Path()
+    if predictor.dtype == "uint8":
+        return "uint8", False
+    if feed is not None:
+        stored = feed.stored["x"] if hasattr(feed, "stored") else None
+        if isinstance(stored, dict | None) or stored.dtype.name not in ("uint8", "uint16"):
+            return "uint8", data.scale != "none"
+        return stored.dtype.name, feed.scaling.scaled(stored)
+    scale = _said_scale(path, data)
+    if scale == "auto" and predictor.model is not None and sources.identity_in(path) is None:
+        return "uint8", models.scales_itself(predictor.model) is None
+    return "uint8", scale != "none"
+
+
+def _said_scale(path: pathlib.Path, data: flags.Data) -> str:
+    """The --scale of the run that wrote an export. `auto` if neither the flag nor the export tells it."""
+    if data.scale != "auto":
+        return data.scale
+    return str((sources.identity_in(path) or {}).get("scale", "auto"))
+
+
+def _from_files(files: Sequence[pathlib.Path], predictor: OpenedModel, dtype: str, scaled: bool) -> Iterator[Item]:
+    """The images, in the size and with the channels and the scale that the model takes."""
     import tensorflow as tf
 
     from loopwright.data import decoding
+    from loopwright.data.scaling import scale
 
+    input_shape = predictor.input_shape
     if not isinstance(input_shape, tuple) or len(input_shape) != 3 or None in input_shape:
         raise TrainingError(f"the model takes inputs of shape {input_shape}, not images of a fixed size")
     height, width, channels = input_shape
     for file in files:
         try:
-            image = _decode(file.read_bytes(), channels)
+            image = _decode(file.read_bytes(), channels, dtype)
         except (OSError, tf.errors.OpError, ValueError) as error:
             raise TrainingError(f"{file}: no image could be read from it ({reason(error)})") from error
         if image.shape[:2] != (height, width):
             image = decoding.resize(image, (height, width))
-        yield Item(str(file), image.numpy() * np.float32(1 / 255))
+        yield Item(str(file), (scale(image) if scaled else tf.cast(image, tf.float32)).numpy())
 
 
-def _decode(content: bytes, channels: int) -> Any:
-    """An image `[H, W, channels]` uint8.
+def _decode(content: bytes, channels: int, dtype: str) -> Any:
+    """An image `[H, W, channels]` of the dtype that the dataset stores, `uint8` or `uint16`.
 
-    TensorFlow converts the channels of JPEG and PNG. It gives a GIF in RGB, and a BMP as it is, so both are converted here.
+    It is read as in training. For uint16, all bits of a PNG are kept, and the 8 bits of other formats become 16. The gray of
+    a GIF or a BMP is made from its colors.
     """
     import tensorflow as tf
 
-    if not content.startswith((b"BM", b"GIF8")):
-        return tf.io.decode_image(content, channels=channels, expand_animations=False)
-    image = tf.io.decode_image(content, expand_animations=False)
-    if channels == 1 and image.shape[2] >= 3:
-        return tf.image.rgb_to_grayscale(image[..., :3])
-    if channels == 3 and image.shape[2] == 1:
-        return tf.image.grayscale_to_rgb(image)
-    return image[..., :channels]
+    from loopwright.data import image_decoding
+
+    if dtype == "uint16" and content.startswith(b"\x89PNG"):
+        return tf.io.decode_png(content, channels=channels, dtype=tf.uint16)
+    in_colors = channels == 1 and content.startswith((b"BM", b"GIF8"))
+    image = image_decoding.decode(tf.constant(content), 3 if in_colors else channels)
+    image = tf.image.rgb_to_grayscale(image) if in_colors else image
+    return image if dtype == "uint8" else tf.cast(image, tf.uint16) * 257
 
 
-def _from_split(data: flags.Data, split: str) -> Iterator[Item]:
-    dataset = setup.load_dataset(dataclasses.replace(data, eval_split=split))
+def _from_split(dataset: Any, feed: Any, split: str) -> Iterator[Item]:
     if isinstance(dataset.input_shape, dict):
         names = ", ".join(dataset.input_shape)
-        raise TrainingError(f"--dataset={data.dataset} has several inputs ({names}); predict takes models of one input")
+        raise TrainingError(f"--dataset={dataset.name} has several inputs ({names}); predict takes models of one input")
     place = itertools.count()
-    for batch in dataset.eval_feed(_BATCH)():
+    for batch in feed():
         # The feed of a user may give no index.
         index = batch["index"].numpy() if "index" in batch else itertools.islice(place, len(batch["y"]))
         for number, x, y in zip(index, batch["x"].numpy(), batch["y"].numpy(), strict=True):
@@ -187,11 +238,11 @@ def _predict(predictor: OpenedModel, items: Iterator[Item], top: int) -> list[di
 def _rows(predictor: OpenedModel, batch: list[Item], top: int) -> list[dict[str, Any]]:
     import numpy as np
 
-    x = np.stack([item.x for item in batch]).astype(np.float32)
+    x = np.stack([item.x for item in batch]).astype(predictor.dtype)
     takes, given = predictor.input_shape, x.shape[1:]
     if len(takes) != len(given) or any(one not in (None, -1, other) for one, other in zip(takes, given, strict=True)):
         raise TrainingError(f"the model takes inputs of shape {takes}, not {given}", exit_code=2)
-    outputs = np.asarray(predictor.call(np.rint(x * 255).astype(np.uint8) if predictor.dtype == "uint8" else x))
+    outputs = np.asarray(predictor.call(x))
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise TrainingError(
             f"the model gives outputs of shape {outputs.shape[1:]} for a sample, not one for each class"

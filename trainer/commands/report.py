@@ -17,6 +17,7 @@ from loopwright.trainer.base import json_lines
 from loopwright.trainer.base.atomic import MANIFEST, replace_file
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.monitor import Monitor
+from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.base.run_folder import RunFolder
 from loopwright.trainer.commands import workdir
 from loopwright.trainer.commands.train.summary import duration, quote
@@ -73,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
         pathlib.Path(report.output).is_dir() or not pathlib.Path(report.output).parent.is_dir()
     ):
         raise flags.UsageError(f"--output={report.output}: name a file in a folder that exists")
-    runs = [read_run(pathlib.Path(name).expanduser()) for name in named]
+    runs = [read_run(local_path(name)) for name in named]
     if len({run.name for run in runs}) < len(runs):
         runs = [dataclasses.replace(run, name=str(run.folder)) for run in runs]
     path = pathlib.Path(report.output or (runs[0].folder / "report.html" if len(runs) == 1 else "report.html"))
@@ -253,9 +254,11 @@ def _exports(run: Run) -> list[tuple[str, str, str]]:
     for path in files:
         parts = path.rglob("*") if path.is_dir() else [path]
         size = sum(part.stat().st_size for part in parts if part.is_file())
-        difference = told.get(path.name, {}).get("largest_difference")
+        entry = told.get(path.name, {})
+        difference, step = entry.get("largest_difference"), entry.get("step")
         said = "" if difference is None else f"largest difference of outputs {difference:.2g}"
-        rows.append((path.name, f"{size / 1e6:.2f} MB", said))
+        older = "" if step in (None, run.summary.get("step", step)) else f" (of step {step})"
+        rows.append((path.name + older, f"{size / 1e6:.2f} MB", said))
     return rows
 
 

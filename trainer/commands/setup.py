@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 import absl.logging
 
 from loopwright import flags
-from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.base.say import say
+from loopwright.trainer.commands import machine
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
+
+#: What Keras does by itself, unless `keras.json` says something else.
+_KERAS: dict[str, Any] = {
+    "backend": "tensorflow",
+    "floatx": "float32",
+    "epsilon": 1e-7,
+    "image_data_format": "channels_last",
+}
+#: With these, `fit` would end early in `parity` and `benchmark`.
+KERAS_LIMITS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
+_RUNS_ALREADY = "{}: TensorFlow already runs in this process with another value; give it in a new process"
 
 
 def start_tensorflow(
@@ -24,11 +38,14 @@ def start_tensorflow(
 ) -> None:
     """Imports TensorFlow and Keras quietly, lets GPU memory grow, and sets kernels, threads and deterministic ops.
 
-    Raises TrainingError (exit 2) if KERAS_BACKEND names another backend.
+    What `keras.json` says doesn't count: a run depends on its flags alone.
+
+    Raises TrainingError (exit 2) if KERAS_BACKEND names another backend, and for a setting that a TensorFlow that already
+    runs in this process can't take.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        raise TrainingError(f"KERAS_BACKEND={backend}: this program needs tensorflow; unset it", exit_code=2)
+    choose_keras(os.environ)
+    if onednn != "auto" and "tensorflow" in sys.modules and machine.onednn() not in (onednn, "unknown"):
+        raise TrainingError(_RUNS_ALREADY.format(f"onednn={onednn}"), exit_code=2)
     if onednn != "auto":
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn == "on"))  # TensorFlow reads it when it is imported
     with _quiet_start():
@@ -36,11 +53,57 @@ def start_tensorflow(
 
         _set_threads(intra_op_threads, inter_op_threads)
         for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
+            if not tf.config.experimental.get_memory_growth(gpu):
+                tf.config.experimental.set_memory_growth(gpu, True)
         tf.constant(0)  # Starts the runtime, so that the rest of its messages comes inside the block.
+    _set_keras_defaults()
     absl.logging.set_verbosity(absl.logging.ERROR)  # without the deprecation warnings of TFDS and Keras
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+def choose_keras(environ: MutableMapping[str, str]) -> None:
+    """Sets the variables with which Keras 3 runs on TensorFlow, whatever `keras.json` and other variables say.
+
+    Raises TrainingError (exit 2) where KERAS_BACKEND, or a Keras that is imported already, names another backend.
+    """
+    backend = environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise TrainingError(f"KERAS_BACKEND={backend}: this program needs tensorflow; unset it", exit_code=2)
+    if "keras" in sys.modules and sys.modules["keras"].config.backend() != "tensorflow":
+        raise TrainingError("Keras already runs on another backend in this process; start a new process", exit_code=2)
+    if "TF_USE_LEGACY_KERAS" in environ:
+        environ["TF_USE_LEGACY_KERAS"] = "0"
+    if not has_home():
+        environ.setdefault("KERAS_HOME", str(pathlib.Path(tempfile.gettempdir()) / ".keras"))  # not a folder named `~`
+    for name in KERAS_LIMITS:
+        environ.pop(name, None)
+
+
+def has_home() -> bool:
+    """Whether HOME is set, or the user has an entry with a home folder."""
+    return os.path.expanduser("~") != "~"  # noqa: PTH111 - Path.home would raise
+
+
+def keras_settings() -> dict[str, Any]:
+    """What `keras.json` sets and Keras doesn't set by itself; empty where it sets nothing. Imports no Keras."""
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path(os.path.expanduser("~")) / ".keras")  # noqa: PTH111
+    try:
+        settings = json.loads((home / "keras.json").read_text(encoding="utf-8"))
+        return {name: settings[name] for name, usual in _KERAS.items() if settings.get(name, usual) != usual}
+    except (OSError, ValueError, AttributeError, TypeError):  # Keras goes on without a file that it can't read.
+        return {}
+
+
+def _set_keras_defaults() -> None:
+    """Gives Keras its own defaults where `keras.json` has changed them."""
+    try:
+        import keras
+    except ValueError as error:
+        raise TrainingError(f"keras.json is refused by Keras: {first_line(error)}; mend or delete it") from None
+    keras.config.set_floatx(_KERAS["floatx"])
+    keras.config.set_epsilon(_KERAS["epsilon"])
+    keras.config.set_image_data_format(_KERAS["image_data_format"])
 
 
 def _set_threads(intra_op: int, inter_op: int) -> None:
@@ -60,7 +123,11 @@ def _set_threads(intra_op: int, inter_op: int) -> None:
         ),
     ):
         if wanted and wanted != now():
-            assign(wanted)
+            try:
+                assign(wanted)
+            except RuntimeError:
+                name = assign.__name__.removeprefix("set_").removesuffix("_parallelism_threads")
+                raise TrainingError(_RUNS_ALREADY.format(f"{name}_threads={wanted}"), exit_code=2) from None
 
 
 def load_dataset(config: flags.Data, progress: str = "auto") -> Dataset:
@@ -70,6 +137,11 @@ def load_dataset(config: flags.Data, progress: str = "auto") -> Dataset:
     """
     from loopwright import data
     from loopwright.trainer.commands.data_progress import DataProgress
+
+    if config.data_dir is None and "TFDS_DATA_DIR" not in os.environ and not has_home():
+        raise flags.UsageError(
+            "--data_dir: no home folder is known for ~/tensorflow_datasets; set HOME, or give --data_dir"
+        )
 
     with contextlib.redirect_stdout(sys.stderr):
         return data.load(

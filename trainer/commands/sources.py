@@ -84,6 +84,25 @@ def find(workdir_flag: str | None, restore_from: str | None) -> Source:
     return Source(path, config, folder)
 
 
+def with_outputs(config: flags.Config, outputs: str) -> flags.Config:
+    """The config of a run, with an --outputs other than `auto` in place of its own."""
+    if outputs == "auto":
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, outputs=outputs))
+
+
+def identity_in(path: pathlib.Path) -> dict[str, Any] | None:
+    """The identity of the run that wrote an export, or None if the file and the manifest beside it don't tell it."""
+    from loopwright.trainer.export import formats, h5_reader
+
+    try:
+        if path.suffix in (".h5", ".hdf5"):
+            return dict(h5_reader.read_facts(path)["identity"])
+        return dict(formats.read_exports_manifest(path.parent)["files"][path.name]["identity"])
+    except (OSError, ValueError, KeyError, TypeError, TrainingError):
+        return None
+
+
 def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tuple[build.Job, pathlib.Path]:
     """The job of a run with the state of its checkpoint, and the checkpoint's path.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -9,22 +10,77 @@ import json
 import os
 import pathlib
 import re
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from loopwright import flags
 from loopwright.trainer.base.atomic import replace_file
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.lock import only_writer
-from loopwright.trainer.base.run_folder import RunFolder
+from loopwright.trainer.base.paths import local_path
+from loopwright.trainer.base.run_folder import NAMES, RunFolder
+
+#: The folders that `make_folder` has created for the command, the outermost first.
+_made: list[pathlib.Path] = []
 
 
-def open_workdir(config: flags.Config) -> pathlib.Path:
+@contextlib.contextmanager
+def empty_folders_removed() -> Iterator[None]:
+    """Where the block fails, removes the folders that `make_folder` created in it, as far as they are still empty."""
+    _made.clear()
+    try:
+        yield
+    except BaseException:
+        for folder in reversed(_made):
+            with contextlib.suppress(OSError):  # It isn't empty, or it is gone.
+                folder.rmdir()
+        raise
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The folder of a run, and where --overwrite moved the run that was there before."""
+
+    path: pathlib.Path
+    aside: pathlib.Path | None = None
+
+    @contextlib.contextmanager
+    def emptied_if_refused(self) -> Iterator[None]:
+        """Where the block fails before the run has a result, empties the folder again and brings back what was moved.
+
+        A folder that held files before the block isn't touched. Call it as the only writer of the folder.
+        """
+        fresh = {path.name for path in self.path.iterdir()} <= {NAMES["lock"]}
+        try:
+            yield
+        except BaseException:
+            if fresh and not _has_results(RunFolder.at(self.path)):
+                self._empty()
+            raise
+
+    def _empty(self) -> None:
+        for path in self.path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.aside is not None:
+            self.path.rmdir()
+            self.aside.rename(self.path)
+
+
+def _has_results(files: RunFolder) -> bool:
+    """Whether a run has a record, a checkpoint, or something on TensorBoard that belongs to a step."""
+    folders = (*files.checkpoints.glob("[0-9]*"), *files.tensorboard.glob("*/"))
+    return files.metrics.exists() or any(path.is_dir() for path in folders)
+
+
+def open_workdir(config: flags.Config) -> Workdir:
     """The folder of the run, created if it is missing, and with --overwrite emptied of another run, which is moved aside.
 
     Raises TrainingError (exit 2) for a folder that can't be written, and for one that holds another run, whose differences
     it names.
     """
-    path = pathlib.Path(config.run.workdir or default_workdir(config))
+    path = local_path(config.run.workdir or default_workdir(config))
+    aside: pathlib.Path | None = None
     if path.exists() and not path.is_dir():
         raise TrainingError(f"--workdir={path}: is a file, not a folder", exit_code=2)
     differences = identity_differences(path, config)
@@ -40,7 +96,7 @@ def open_workdir(config: flags.Config) -> pathlib.Path:
             exit_code=2,
         )
     make_folder("--workdir", path)
-    return path
+    return Workdir(path, aside)
 
 
 def with_run(config: flags.Config, **changes: Any) -> flags.Config:
@@ -55,8 +111,10 @@ def write_flags(workdir: pathlib.Path, config: flags.Config) -> None:
 
 def make_folder(flag: str, path: pathlib.Path) -> None:
     """Makes a folder and tries to write a file in it. Raises TrainingError (exit 2), naming the flag, where that fails."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
+        _made.extend(reversed(missing))
         replace_file(path / ".writable", "")
         (path / ".writable").unlink()
     except OSError as error:

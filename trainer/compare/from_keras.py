@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from loopwright.trainer.base.errors import TrainingError
-from loopwright.trainer.base.graph_writes import mark_scratch
+from loopwright.trainer.base import shapes
+from loopwright.trainer.base.errors import TrainingError, in_trace, what
+from loopwright.trainer.base.graph_writes import mark_scratch, written_variables
 from loopwright.trainer.base.monitor import directions_of
 from loopwright.trainer.core.feed import Batch
 from loopwright.trainer.core.hook import StopTraining, at_end, every
-from loopwright.trainer.core.objective import Metric, Outputs, class_weights
+from loopwright.trainer.core.objective import Metric, Outputs
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.core.step import Step
 
 _COMPILED = "compile_metrics"  # the name of Keras's container of the metrics that `compile` was given
 
@@ -53,12 +53,11 @@ class KerasObjective:
         Call it before the state is created: a variable that doesn't exist can't be restored.
         """
 
-        def zeros(spec: tf.TensorSpec) -> tf.Tensor:
-            return tf.zeros([1, *spec.shape[1:]], spec.dtype)
+        def trace(batch: Mapping[str, Any]) -> tf.Tensor:
+            return self(model, batch, training=False).loss
 
         self._carry(model)
-        batch = {key: tf.nest.map_structure(zeros, spec) for key, spec in batch_spec.items() if key != "mask"}
-        self(model, batch, training=False)
+        tf.function(trace).get_concrete_function(dict(batch_spec))  # tracing is enough to create them
         self._carrier.reset_metrics()
         return self
 
@@ -66,13 +65,21 @@ class KerasObjective:
         if self._carrier is None:
             self._carry(model)
         carrier = self._carrier
-        x, y, weight = batch["x"], batch["y"], self._weights(batch)
+        x, y = batch["x"], batch.get("y")
+        if y is None and self._options["loss"] is not None:
+            raise in_trace(
+                ValueError(
+                    f"loss={self._options['loss']!r} compares outputs with labels, but the batch has no y; use loss=None "
+                    "for a model that adds its losses itself"
+                )
+            )
         predictions = model(x, training=training)
+        weight = self._weights(batch, predictions)
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
         if "mask" in batch:  # rows of padding are removed before Keras sees them
             mask = tf.cast(batch["mask"], tf.bool)
             y, predictions, weight = tf.nest.map_structure(
-                lambda part: None if part is None else tf.boolean_mask(part, mask), (y, predictions, weight)
+                lambda part: shapes.without_padding(part, mask), (y, predictions, weight)
             )
             rows = tf.reduce_sum(tf.cast(mask, tf.int32))
         for part in self._parts():
@@ -82,6 +89,10 @@ class KerasObjective:
         if self._options["loss"] is not None:
             losses.append(carrier.compute_loss(x, y, predictions, weight, training=training))
         losses += [tf.cast(tf.reduce_sum(added), tf.float32) for added in model.losses]
+        if not losses:
+            raise in_trace(
+                ValueError(f"loss=None needs a model that adds its losses itself, but model {model.name!r} adds none")
+            )
         loss = keras.ops.sum(losses) if len(losses) > 1 else losses[0]
         carrier.compute_metrics(x, y, predictions, weight)
         count = tf.cast(rows, tf.float32)
@@ -101,15 +112,30 @@ class KerasObjective:
         self._carrier.output_names = getattr(model, "output_names", None)
         self._carrier.compile(**self._options)
 
-    def _weights(self, batch: Mapping[str, Any]) -> Any:
-        """The weights of the samples times those of their classes. `fit` refuses a batch that has both."""
-        weight = batch.get("sample_weight")
-        if not self._class_weight:
+    def _weights(self, batch: Mapping[str, Any], predictions: Any) -> Any:
+        """The weights of the samples times those of their classes. `fit` refuses a batch that has both.
+
+        A weight `[B]` counts for each position of a sample. `fit` fails there, or multiplies the wrong positions.
+        """
+        weight, nested = batch.get("sample_weight"), tf.nest.is_nested(predictions)
+        if self._class_weight and (nested or tf.nest.is_nested(batch["y"])):
+            raise in_trace(ValueError("class_weight needs a single output; give sample weights instead"))
+        if nested or tf.nest.is_nested(weight):
             return weight
-        if tf.nest.is_nested(batch["y"]):
-            raise ValueError("class_weight needs a single output; give sample weights instead")
-        of_class = class_weights(batch["y"], self._class_weight)
-        return of_class if weight is None else tf.cast(weight, tf.float32) * of_class
+        weights = [] if weight is None else [tf.cast(weight, tf.float32)]
+        if self._class_weight:
+            labels, _ = shapes.class_labels(tf.convert_to_tensor(batch["y"]), predictions.shape)
+            weights.append(shapes.class_weights(labels, self._class_weight))
+        rank = predictions.shape.rank or 0
+        if rank == 3 or (rank > 3 and (self._class_weight or _is_of_keras(self._options["loss"]))):
+            values = predictions.shape[:-1]
+            weights = [shapes.spread(part, values) if part.shape.rank == 1 else part for part in weights]
+        return shapes.weights_product(weights)
+
+
+def _is_of_keras(loss: Any) -> bool:
+    """Whether a loss is one of Keras's own, which give a value for each vector of the outputs' last axis."""
+    return isinstance(loss, str) or getattr(loss, "__module__", "").startswith("keras.")
 
 
 def objective_from_keras(
@@ -122,8 +148,9 @@ def objective_from_keras(
 ) -> KerasObjective:
     """An objective from the arguments of `compile` (names, objects, lists, dicts by output) and `fit`'s class_weight.
 
-    The batch holds `x` and `y`, which are tensors or structures of tensors, and optionally `sample_weight` and `mask`
-    `[B]`. Losses that the model adds itself are included; use `loss=None` for a model that adds all of its losses. The
+    The batch holds `x` and `y`, which are tensors or structures of tensors, and optionally a `mask` of padding `[B]` and a
+    `sample_weight`: `[B]`, one for each position (`[B, T]`), or a structure by output. Keras's masks count. Losses that the
+    model adds itself are included; use `loss=None` for a model that adds all of its losses, whose batches need no `y`. The
     loss of each of several outputs becomes a metric, too. If a metric has variables, call `build` before the state is
     created:
 
@@ -134,16 +161,70 @@ def objective_from_keras(
     return KerasObjective(class_weight, options)
 
 
-def step_from_keras(model: keras.Model, batch_spec: Mapping[str, Any]) -> Step:
+class KerasStep:
+    """A step that calls the `train_step` of a compiled model; see `step_from_keras`.
+
+    Attributes:
+      metrics: those of the model's metrics that the step updates, for `TrainState.create`.
+    """
+
+    def __init__(self, model: keras.Model, batch_spec: Mapping[str, Any]) -> None:
+        self._model = model
+        traced = tf.function(self._logs).get_concrete_function(dict(batch_spec))  # creates the variables of the metrics
+        written = {id(variable.handle) for variable in written_variables(traced)}
+
+        def updated(metric: Any) -> bool:
+            return any(id(variable.value.handle) in written for variable in metric.variables)
+
+        self.metrics = tuple(metric for metric in model.metrics if updated(metric))
+        # A `train_step` may return a loss without giving it to Keras's own mean, which then stays 0.
+        means = [metric for metric in model.metrics if metric.name in traced.structured_outputs and not updated(metric)]
+        self._idle = {metric.name: metric for metric in means if isinstance(metric, keras.metrics.Mean)}
+        self.metrics += tuple(self._idle.values())
+
+    def _logs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's `train_step` returns for what `fit` would give it."""
+        data = tuple(batch.get(key) for key in ("x", "y", "sample_weight"))
+        if "mask" in batch:
+            mask = tf.cast(batch["mask"], tf.bool)
+            data = tf.nest.map_structure(lambda part: shapes.without_padding(part, mask), data)
+        logs = self._model.train_step(keras.utils.pack_x_y_sample_weight(*data))
+        if not isinstance(logs, Mapping):
+            raise in_trace(
+                ValueError(
+                    f"train_step of model {self._model.name!r} returns {what(logs)}; let it return a dict of metrics"
+                )
+            )
+        return dict(logs)
+
+    def __call__(self, state: TrainState, batch: Batch) -> dict[str, Metric]:
+        logs = self._logs(batch)
+        kept = {name for metric in self.metrics for name in _result_names(metric)}
+        for name, metric in self._idle.items():
+            metric.update_state(logs[name])
+        return {
+            name: (tf.cast(log, tf.float32), tf.constant(1.0))
+            for name, log in shapes.named_scalars({name: log for name, log in logs.items() if name not in kept}).items()
+        }
+
+
+def _result_names(metric: Any) -> Iterable[str]:
+    """The names under which the logs of `train_step` hold a metric."""
+    result = metric.result()
+    return result if isinstance(result, dict) else (metric.name,)
+
+
+def step_from_keras(model: keras.Model, batch_spec: Mapping[str, Any]) -> KerasStep:
     """A step that calls the `train_step` of a compiled model, for models that override it or `compute_loss`.
 
-    This builds the model's optimizer and metrics. The state must hold the model with both; put a second optimizer into
-    the extras. Logs that aren't metrics of the model are averaged over the window.
+    `train_step` gets what `fit` gives it: `x`, `(x, y)` or `(x, y, sample_weight)`, according to the batch. Rows of padding
+    are left out. This builds the model's optimizer and metrics. The state must hold the model with both; put a second
+    optimizer into the extras. Logs that aren't metrics of the model are averaged over the window.
 
         step = step_from_keras(model, feed.element_spec)
-        state = TrainState.create(model, model.optimizer, metrics=model.metrics)
+        state = TrainState.create(model, model.optimizer, metrics=step.metrics)
 
-    Raises ValueError for a model that isn't compiled, or isn't built.
+    Raises ValueError for a model that isn't compiled, or isn't built, and for a `train_step` that returns no dict.
     """
     if not getattr(model, "compiled", False):
         raise ValueError(f"model {model.name!r} is not compiled; call model.compile(...) first")
@@ -151,18 +232,7 @@ def step_from_keras(model: keras.Model, batch_spec: Mapping[str, Any]) -> Step:
         raise ValueError(f"model {model.name!r} is not built; call it once on a batch, or build it")
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-
-    def run(batch: Mapping[str, Any]) -> Any:
-        return model.train_step((batch["x"], batch["y"], batch.get("sample_weight")))
-
-    tf.function(run).get_concrete_function(dict(batch_spec))  # tracing is enough to create the metrics' variables
-
-    def step(state: TrainState, batch: Batch) -> dict[str, Metric]:
-        logs = run(batch)
-        kept = set(model.get_metrics_result())
-        return {name: (tf.cast(log, tf.float32), tf.constant(1.0)) for name, log in logs.items() if name not in kept}
-
-    return step
+    return KerasStep(model, batch_spec)
 
 
 #: Methods that Keras calls between steps. The compiled loop calls nothing there.
@@ -195,8 +265,10 @@ def keras_callback(
     also hold the newest evaluation as `val_<name>`. No checkpoint holds what the callback itself remembers; use
     `early_stop` and `reduce_on_plateau` if that matters.
 
-    Raises TrainingError for callbacks that must be called between steps or around Keras's own evaluation, and for those
-    that save or log.
+    A callback that monitors a metric is told which way is better, where its `mode` is `auto` and the direction is known.
+
+    Raises TrainingError for a metric that can't be monitored, for callbacks that must be called between steps or around
+    Keras's own evaluation, and for those that save or log.
     """
     name = type(callback).__name__
     for kind in type(callback).__mro__:
@@ -213,8 +285,34 @@ def keras_callback(
         raise TrainingError(
             f"keras_callback({name}): the callback needs {around[0]}, which the loop never calls; write a hook"
         )
+    if _monitored(callback) is not None:
+        _check_monitor(callback, state, evaluate)
     hook = _CallbackHook(callback, steps_per_epoch, num_steps, evaluate)
-    return every(steps_per_epoch, hook, at_last=False), at_end(lambda state, metrics: callback.on_train_end({}))
+    return every(steps_per_epoch, hook), at_end(lambda state, metrics: callback.on_train_end({}))
+
+
+def _monitored(callback: Any) -> str | None:
+    """The metric that one of Keras's callbacks monitors."""
+    monitors = isinstance(callback, (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau))
+    return callback.monitor if monitors else None
+
+
+def _check_monitor(callback: Any, state: TrainState, evaluate: Any) -> None:
+    """Gives the callback the direction of its metric. Keras finds it only among the metrics of a compiled model."""
+    name, metric = type(callback).__name__, callback.monitor.removeprefix("val_")
+    if metric != callback.monitor and evaluate is None:
+        raise TrainingError(
+            f"keras_callback({name}): monitor={callback.monitor!r} needs an evaluation; give evaluate=, an Evaluate hook"
+        )
+    if callback.mode not in ("min", "max"):
+        known = directions_of(getattr(evaluate, "objective", None), state.metrics)
+        direction = known.get(metric, known.get(metric.partition("/")[0]))
+        if direction is None:
+            raise TrainingError(
+                f"keras_callback({name}): nothing says whether less or more of monitor={callback.monitor!r} is better; give "
+                "the callback mode='min' or mode='max'"
+            )
+        callback.mode = direction
 
 
 class _CallbackHook:
@@ -241,6 +339,11 @@ class _CallbackHook:
         logs = dict(metrics)
         if self.evaluate is not None:
             logs |= {f"val_{key}": value for key, value in self.evaluate.last.items()}
+        if _monitored(self.callback) not in (None, *logs):
+            raise TrainingError(
+                f"keras_callback({type(self.callback).__name__}): monitor={self.callback.monitor!r} isn't among the logs "
+                f"{', '.join(sorted(logs))}; name one of them, and put the evaluate hook before those of the callback"
+            )
         epoch = int(state.step) // self.steps_per_epoch
         self.callback.on_epoch_end(epoch - 1, logs)
         if state.model.stop_training:

@@ -10,10 +10,12 @@ import tensorflow as tf
 
 from loopwright.trainer.base.graph_writes import written_variables
 from loopwright.trainer.base.retrace import watched
+from loopwright.trainer.base.windows import metric_results
+from loopwright.trainer.core import border
 from loopwright.trainer.core.execution import accumulator
 from loopwright.trainer.core.objective import Objective
 from loopwright.trainer.core.optimizers import averaged_weights
-from loopwright.trainer.core.state import TrainState, metric_results
+from loopwright.trainer.core.state import TrainState
 
 
 @contextlib.contextmanager
@@ -27,18 +29,23 @@ def put_back(variables: Iterable[tf.Variable]) -> Iterator[None]:
             variable.assign(value)
 
 
-def evaluate(state: TrainState, feed: Any, objective: Objective) -> dict[str, float]:
-    """The mean of each of the objective's metrics over every sample of the feed, ragged last batch included."""
+def evaluate(state: TrainState, feed: border.AnyFeed, objective: Objective) -> dict[str, float]:
+    """The mean of each of the objective's metrics over every sample of the feed, ragged last batch included.
+
+    The feed may also be a `tf.data.Dataset` of batches `(x, y)` that knows its number of batches. Raises TypeError or
+    ValueError for arguments that can't be meant, and TrainingError for a feed that ends before `steps_per_epoch`.
+    """
     return evaluator(state, feed, objective)()
 
 
-def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[], dict[str, float]]:
+def evaluator(state: TrainState, feed: border.AnyFeed, objective: Objective) -> Callable[[], dict[str, float]]:
     """A function that evaluates, for more than one call: it is compiled once.
 
     Where the optimizer keeps an average of the weights, that average is evaluated. Every variable that the evaluation
     changes is put back afterwards: the state of Keras metrics, which belongs to the training window, the seeds of a model
     that draws, and the states of recurrent layers. So evaluation changes no bit of a run.
     """
+    feed, objective = border.evaluation(state, feed, objective)
     names, accumulate, traced = accumulator(
         lambda batch: objective(state.model, batch, training=False).metrics, feed.element_spec
     )
@@ -57,7 +64,9 @@ def evaluator(state: TrainState, feed: Any, objective: Objective) -> Callable[[]
         with averaged_weights(state.model, state.optimizer), put_back(changed):
             for metric in metrics:
                 metric.reset_state()
-            sums = watched_call(iter(feed()), tf.constant(feed.steps_per_epoch, tf.int64)).numpy()
+            steps = feed.steps_per_epoch
+            with border.in_words(f"an evaluation of {steps} steps"):
+                sums = watched_call(iter(feed()), tf.constant(steps, tf.int64)).numpy()
             means = {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True)}
             return means | {name: float(value) for name, value in metric_results(metrics).items()}
 

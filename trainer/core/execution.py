@@ -6,19 +6,17 @@ steps and returns how many it took. It adds the metrics of each step to the stat
 
 from __future__ import annotations
 
-import ctypes
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
 
-from loopwright.trainer.base.clock import Clock
+from loopwright.trainer.base.clock import Clock, TimedIterator
 from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.base.fast_max_pool import fast_pooling_gradients
-from loopwright.trainer.base.graph_writes import is_scratch, written_variables
-from loopwright.trainer.base.private_tf import determinism_is_on
+from loopwright.trainer.base.graph_writes import written_variables
+from loopwright.trainer.base.memory import give_back_memory
+from loopwright.trainer.base.private_tf import determinism_is_on, optimized_alone
 from loopwright.trainer.base.retrace import specs, warn_of_retrace
 from loopwright.trainer.core.feed import Batch, Feed
 from loopwright.trainer.core.objective import Metric
@@ -40,18 +38,20 @@ def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
     The clock counts the seconds of compilation and of waits for input. That holds for the other executions, too.
     """
 
+    _check_length(steps_per_call)
+
     def bind(state: TrainState, step: Step, feed: Feed) -> Run:
         iterator = iter(feed(int(state.step)))
         with _or_own(clock).phase("compile"):
             names, accumulate, traced_step = accumulator(_substituted(_counted(state, step)), iterator.element_spec)
-            check_state_holds(state, traced_step)
+            state.check_holds(written_variables(traced_step))
             state.open_window(names)
             waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
 
             @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
             def traced(n: tf.Tensor) -> None:
-                window, seconds = accumulate(iterator, tf.ensure_shape(state.window, [len(names), 2]), n)
-                state.window.assign(window)
+                window, seconds = accumulate(iterator, state.sums(), n)
+                state.assign_sums(window)
                 waited.assign_add(seconds)
 
             # A call takes half as long without the iterator among its arguments and without the look-up of a trace.
@@ -74,7 +74,7 @@ def eager(*, clock: Clock | None = None) -> Execution:
     """One step a call, run as Python, for debuggers and print statements."""
 
     def bind(state: TrainState, step: Step, feed: Feed) -> Run:
-        batches = _Waiting(iter(feed(int(state.step))), clock)
+        batches = TimedIterator(iter(feed(int(state.step))), _or_own(clock))
         one = _counted(state, step)
         state.window_names = ()
 
@@ -82,7 +82,7 @@ def eager(*, clock: Clock | None = None) -> Execution:
             metrics = one(next(batches))
             if not state.window_names:
                 state.open_window(tuple(sorted(metrics)))
-            state.window.assign_add(as_window(metrics))
+            state.assign_sums(state.sums() + as_window(metrics))
             return 1
 
         return run
@@ -97,14 +97,18 @@ def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
     ragged last batch of an epoch, where there is one. XLA and `graph` draw different random numbers from the same seeds, so
     their dropout masks differ.
 
-    Raises TrainingError for several replicas, and for a step that XLA can't compile.
+    Raises TrainingError for several replicas, for a feed of sparse, ragged or string tensors, and for a step that XLA can't
+    compile.
     """
+
+    _check_length(steps_per_call)
 
     def bind(state: TrainState, step: Step, feed: Feed) -> Run:
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             raise TrainingError("xla runs on one replica only; use execution=graph()", exit_code=2)
+        _check_dense(feed.element_spec)
         stacked, begin = feed.stacked(steps_per_call), int(state.step)
-        stacks = _Waiting(iter(stacked(begin)), clock)
+        stacks = TimedIterator(iter(stacked(begin)), _or_own(clock))
         programs: dict[Any, Callable] = {}
         before: dict[str, str] = {}
         stack, length, offset = None, 0, 0
@@ -121,10 +125,10 @@ def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
                 before = specs(stack, "stack")
                 with _or_own(clock).phase("compile"):
                     programs[shapes] = _xla_program(state, step, stack)
-                    programs[shapes](stack, tf.constant(0), tf.constant(0), state.window.value())  # takes no step
+                    programs[shapes](stack, tf.constant(0), tf.constant(0), state.sums())  # takes no step
                     give_back_memory()
             n = min(n, length - offset)
-            state.window.assign(programs[shapes](stack, tf.constant(offset), tf.constant(n), state.window.value()))
+            state.assign_sums(programs[shapes](stack, tf.constant(offset), tf.constant(n), state.sums()))
             offset += n
             return n
 
@@ -133,25 +137,17 @@ def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
     return bind
 
 
-class _Waiting:
-    """An iterator that counts the seconds for which its caller waits."""
-
-    def __init__(self, iterator: Any, clock: Clock | None) -> None:
-        self._iterator, self.seconds = iterator, 0.0
-        _or_own(clock).count("input", lambda: self.seconds)
-
-    def __next__(self) -> Any:
-        start = time.perf_counter()
-        element = next(self._iterator)
-        self.seconds += time.perf_counter() - start
-        return element
+def _check_dense(spec: Any) -> None:
+    """Raises TrainingError for a batch that XLA can't hold: one with sparse or ragged tensors, or with strings."""
+    for part in tf.nest.flatten(spec):
+        if not isinstance(part, tf.TensorSpec) or part.dtype == tf.string:
+            kind = "strings" if part.dtype == tf.string else type(part).__name__.removesuffix("Spec")
+            raise TrainingError(f"xla takes dense tensors of numbers, and the feed gives {kind}; use execution=graph()")
 
 
-def give_back_memory() -> None:
-    """Gives memory that compiling took and freed back to the system. glibc would keep these tens of megabytes."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+def _check_length(steps_per_call: int) -> None:
+    if steps_per_call < 1:
+        raise ValueError(f"steps_per_call={steps_per_call}: give at least 1")
 
 
 def _or_own(clock: Clock | None) -> Clock:
@@ -162,7 +158,7 @@ def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
     """The compiled loop for stacks of one shape."""
     spec = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), stack)
     traced = tf.function(_counted(state, step)).get_concrete_function(spec)
-    check_state_holds(state, traced)
+    state.check_holds(written_variables(traced))
     names = tuple(sorted(traced.structured_outputs))
     state.open_window(names)
 
@@ -212,18 +208,6 @@ def as_window(metrics: dict[str, Metric]) -> tf.Tensor:
     return tf.reshape(tf.stack(rows) if rows else tf.zeros([0, 2], tf.float64), [len(rows), 2])
 
 
-def check_state_holds(state: TrainState, traced: Any) -> None:
-    """Raises TrainingError for a traced step that changes a variable which isn't in the state, so no checkpoint holds it."""
-    held = {id(variable.handle) for variable in state.variables().values()}
-    strays = [v for v in written_variables(traced) if id(v.handle) not in held and not is_scratch(v)]
-    if strays:
-        names = ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in strays)
-        raise TrainingError(
-            f"the step changes variables that aren't in the state: {names}; a resumed run would begin with their first "
-            "values, so put them into it: TrainState.create(..., extras={'name': variable}), or metrics=[...] for a metric"
-        )
-
-
 def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[tuple[str, ...], Callable, Any]:
     """Traces `one` for batches of `spec`. Returns the names of its metrics, a function that sums them, and the trace.
 
@@ -231,7 +215,7 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
     one after the other. It returns the window and the seconds (float64) for which it waited for the iterator. Call it inside
     a `tf.function`.
     """
-    traced = tf.function(one)
+    traced = optimized_alone(one)  # so that the step has the bits of the step that `fit` compiles
     concrete = traced.get_concrete_function(spec)
     names = tuple(sorted(concrete.structured_outputs))
 
@@ -241,7 +225,7 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
             batch = next(iterator)  # may come while the step before still runs
             with tf.control_dependencies([window]):
                 ready = _now()
-            with tf.control_dependencies([ready, *tf.nest.flatten(batch)]):
+            with tf.control_dependencies([ready, *tf.nest.flatten(batch, expand_composites=True)]):
                 waited += _now() - ready
             window += as_window(traced(batch))
         return window, waited

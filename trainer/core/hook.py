@@ -25,18 +25,21 @@ class StopTraining(Exception):
 class Hook(Protocol):
     """Any callable of a state and the means of the metrics is a hook.
 
-    The means are taken over the window: the steps since an `every` last read the metrics. A mean is worked out when
-    somebody looks at it, so training doesn't wait for a number that nobody reads.
+    The hook of an `every` gets the means over its own window: the steps since it was last called. Any other hook gets the
+    means over the steps since some `every` read the metrics. A mean is worked out when somebody looks at it, so training
+    doesn't wait for a number that nobody reads.
 
     A hook may have these members, too. `Contract` reads them, and nothing else does.
 
-    - `reads_metrics = False` says that the hook looks at the state only, as evaluation and checkpoints do. The window
-      goes on when such a hook is called. Without this attribute, the window starts again at each step of an `every`.
+    - `reads_metrics = False` says that the hook looks at the state only, as evaluation and checkpoints do. Then it has no
+      window.
     - `open(state)` gives a context manager. `train` enters it before the first step and leaves it after the last one.
       There a hook cuts what it wrote after the state's step, and closes what it opened.
     - `next_due(step)` gives the next step after `step` at which a call of the execution must end for this hook.
     - `is_due(before, step)` says whether the hook is called after the execution went from one step to the other.
-    - `at_last = False` keeps the loop from calling the hook at the last step when it isn't due there.
+    - `at_last = True` says that the hook only reports or saves, so the loop calls it at the last step, too. Any other hook
+      of an `every` is called at its steps alone: it might change the state, and then a run that is made longer later would
+      differ from one that was longer from the start.
     """
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None: ...
@@ -44,29 +47,32 @@ class Hook(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contract:
-    """How the loop sees a hook: when it is called, whether it reads the metrics, and what it opens."""
+    """How the loop sees a hook: when it is called, at which cadence it reads the metrics, and what it opens.
+
+    A cadence of None is that of a hook without a window.
+    """
 
     call: Hook
     next_due: Callable[[int], int]
     is_due: Callable[[int, int], bool]
     at_last: bool
     at_end: bool
-    reads: bool
+    cadence: int | None
     open: Callable[[TrainState], contextlib.AbstractContextManager[Any]]
 
     @classmethod
     def of(cls, hook: Hook) -> Contract:
-        """The contract of a hook. A plain callable is due after every call of the execution, and never cuts the window:
-        the length of a call must not change a number."""
+        """The contract of a hook. A plain callable is due after every call of the execution, and has no window: the length
+        of a call must not change a number."""
         next_due = getattr(hook, "next_due", None)
         is_due = getattr(hook, "is_due", None) or _is_due_by(next_due)
         return cls(
             call=hook,
             next_due=next_due or (lambda step: NEVER),
             is_due=is_due,
-            at_last=getattr(hook, "at_last", True),
+            at_last=getattr(hook, "at_last", False),
             at_end=isinstance(hook, at_end),
-            reads=next_due is not None and getattr(hook, "reads_metrics", True),
+            cadence=getattr(hook, "n", 0) if next_due is not None and getattr(hook, "reads_metrics", True) else None,
             open=getattr(hook, "open", lambda state: contextlib.nullcontext()),
         )
 
@@ -89,16 +95,18 @@ class _Wrapper:
 
 
 class every(_Wrapper):
-    """Calls a hook at each multiple of n steps and, unless `at_last` is false, at the last step.
+    """Calls a hook at each multiple of n steps.
+
+    With `at_last`, it is called at the last step, too. None asks the hook: those that only report or save say so.
 
     Raises ValueError for n below 1.
     """
 
-    def __init__(self, n: int, hook: Hook, *, at_last: bool = True) -> None:
+    def __init__(self, n: int, hook: Hook, *, at_last: bool | None = None) -> None:
         if n < 1:
             raise ValueError(f"every({n}, …): the number of steps must be at least 1")
         super().__init__(hook)
-        self.n, self.at_last = n, at_last
+        self.n, self.at_last = n, getattr(hook, "at_last", False) if at_last is None else at_last
 
     def next_due(self, step: int) -> int:
         """The first multiple of n after `step`."""
@@ -117,6 +125,8 @@ class every_seconds(_Wrapper):
 
     Raises ValueError for seconds that aren't positive, and for a hook that reads the metrics.
     """
+
+    at_last = True
 
     def __init__(self, seconds: float, hook: Hook, *, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(hook)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import tensorflow as tf
 
 from loopwright.trainer.base.say import say
+from loopwright.trainer.core import border
 from loopwright.trainer.core.execution import Execution, Run
-from loopwright.trainer.core.feed import Feed
 from loopwright.trainer.core.hook import Contract, Hook, StopTraining
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.core.step import Step
@@ -21,21 +21,27 @@ from loopwright.trainer.core.step import Step
 
 def train(
     state: TrainState,
-    feed: Feed,
+    feed: border.AnyFeed,
     step: Step,
     *,
     num_steps: int,
-    execution: Execution,
-    hooks: Iterable[Hook] = (),
+    execution: Execution | str,
+    hooks: Iterable[Hook] | Hook = (),
 ) -> TrainState:
     """Trains from the state's step up to `num_steps`, the absolute last step, and returns the state.
+
+    What is meant is also taken where it is plain: a `tf.data.Dataset` of batches `(x, y)` as the feed, which begins again at
+    its end (`streams.of_dataset` says when a resumed run is exact), `execution="graph"`, one hook alone. Anything that can't
+    be meant raises TypeError or ValueError before the first step. A feed that ends too early raises TrainingError.
 
     Hooks that are due at the same step are called in the order given. Those of `at_end` come last. Hooks that open
     something are opened in this order before the first step, and closed in reverse order after the last one. An error of a
     hook, other than `StopTraining`, ends training at once and is passed on. The reason of a `StopTraining` goes to stderr.
     """
+    feed, step, num_steps, execution, hooks = border.training(state, feed, step, num_steps, execution, hooks)
     contracts = [Contract.of(hook) for hook in hooks]
     periodic = [contract for contract in contracts if not contract.at_end]
+    state.cadences = _cadences(state, periodic)
     with contextlib.ExitStack() as stack:
         metrics: Mapping[str, float] = state.window_means()
         reason = _open(contracts, state, stack)
@@ -75,33 +81,40 @@ def _take_steps(
         last = current == num_steps
         due = [hook for hook in hooks if hook.is_due(before, current) or (last and hook.at_last)]
         if not due:
+            metrics = state.window_means()
             continue
-        metrics = _take_metrics(state, due)
-        reason = _call(due, state, metrics)
+        reason, metrics = _call(due, state)
         if reason is not None:
-            rest = [hook for hook in hooks if hook not in due and hook.at_last]
-            _call(rest, state, metrics if _any_reads(due) else _take_metrics(state, rest))
+            _call([hook for hook in hooks if hook not in due and hook.at_last], state, metrics)
     return reason, metrics
 
 
-def _any_reads(hooks: Sequence[Contract]) -> bool:
-    return any(hook.reads for hook in hooks)
+def _cadences(state: TrainState, hooks: Sequence[Contract]) -> tuple[int, ...]:
+    """The cadences at which hooks read the metrics. Raises ValueError where Keras metrics would have to follow several."""
+    cadences = tuple(sorted({hook.cadence for hook in hooks if hook.cadence is not None}))
+    if len(cadences) > 1 and state.metrics:
+        names = ", ".join(metric.name for metric in state.metrics)
+        raise ValueError(
+            f"hooks read the metrics every {', every '.join(map(str, cadences))} steps, and the state of {names} can follow "
+            "one cadence only; use one n for these hooks, or give those that read no metrics reads_metrics = False"
+        )
+    return cadences
 
 
-def _take_metrics(state: TrainState, hooks: Sequence[Contract]) -> Mapping[str, float]:
-    """The window's means. The window is cleared before any hook is called, so that a checkpoint holds the new one."""
-    metrics = state.window_means()
-    if _any_reads(hooks):
-        state.clear_window()
-    return metrics
+def _call(
+    hooks: Sequence[Contract], state: TrainState, given: Mapping[str, float] | None = None
+) -> tuple[str | None, Mapping[str, float]]:
+    """Calls the hooks in order: with the means of their windows, or, where they have none that ends, with what is given.
 
-
-def _call(hooks: Sequence[Contract], state: TrainState, metrics: Mapping[str, float]) -> str | None:
-    """Calls the hooks in order. Returns the reason where one of them asked to stop."""
+    The windows that end here begin again before any hook is called, so that a checkpoint holds the new ones. Returns the
+    reason where a hook asked to stop, and the means since a hook last read the metrics.
+    """
+    means, windows = state.take_windows({hook.cadence for hook in hooks if hook.cadence is not None})
+    given = means if given is None else given
     reason = None
     for hook in hooks:
         try:
-            hook.call(state, metrics)
+            hook.call(state, given if hook.cadence is None else windows[hook.cadence])
         except StopTraining as stop:
             reason = reason or stop.reason
-    return reason
+    return reason, given

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from loopwright.trainer.base.errors import what
 
 
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
@@ -164,6 +167,32 @@ def averaged_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) 
     finally:
         for variable, value in zip(variables, own, strict=True):
             variable.assign(value)
+
+
+def as_optimizer(given: Any, model: Any) -> keras.optimizers.Optimizer:
+    """An optimizer by name or as it is.
+
+    One given by name scales the loss if the model is in `mixed_float16`, as `compile` sees to. Raises ValueError for an
+    unknown name, and TypeError for anything else.
+    """
+    if isinstance(given, keras.optimizers.Optimizer):
+        return given
+    if not isinstance(given, str):
+        remedy = f"make one: {given.__name__}(...)" if isinstance(given, type) else "give an optimizer of Keras"
+        raise TypeError(f"optimizer is {what(given)}; {remedy}, or its name, such as 'adam'")
+    try:
+        return scaling(keras.optimizers.get(given), model)
+    except (ValueError, KeyError) as error:  # a KeyError says that a wrapper lacks what it wraps
+        known = [name.lower() for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)]
+        nearest = difflib.get_close_matches(given.lower(), known, 1) or ["adam"]
+        raise ValueError(f"optimizer={given!r} is not known to Keras by name; did you mean {nearest[0]!r}?") from error
+
+
+def scaling(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> keras.optimizers.Optimizer:
+    """An optimizer that scales the loss if the model is in `mixed_float16`."""
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    wants = model.dtype_policy.name == "mixed_float16"
+    return keras.optimizers.LossScaleOptimizer(optimizer) if wants and not scales else optimizer
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from loopwright.trainer.base import windows
+from loopwright.trainer.base.errors import TrainingError, what
+from loopwright.trainer.base.graph_writes import is_scratch
+from loopwright.trainer.base.windows import WindowMeans, metric_results
+from loopwright.trainer.core.optimizers import as_optimizer
 
 
 @dataclasses.dataclass(eq=False)
@@ -22,11 +26,12 @@ class TrainState:
       model: a built Keras model.
       optimizer: a Keras optimizer, built on the model's trainable variables.
       step: int64 scalar, the number of steps taken. It advances with every batch, also when the optimizer skips an update.
-      window: float64 `[M, 2]`, the total and the weight of each of `window_names` since metrics were last logged. They are
-        summed step by step inside the compiled call. So neither the length of a call nor a checkpoint changes a logged
-        number.
+      window: float64 `[M, 2]`, the total and the weight of each of `window_names` since a hook last read the metrics. They
+        are summed step by step inside the compiled call. So neither the length of a call nor a checkpoint changes a logged
+        number. Where hooks read at different cadences, the sums of each cadence follow (`base/windows.py`).
       metrics: Keras metrics that have a state, such as AUC, over the same window. Anything with `variables`, `result()` and
         `reset_state()` will do.
+      cadences: those at which hooks read the metrics, which `train` finds out.
       extras: what a step adds, such as a second optimizer or a replay memory: variables, or trackable objects with a list
         of `variables`.
     """
@@ -38,21 +43,26 @@ class TrainState:
     metrics: tuple[Any, ...] = ()
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     window_names: tuple[str, ...] = ()
+    cadences: tuple[int, ...] = ()
     _empty: tf.Tensor = dataclasses.field(default_factory=lambda: tf.zeros([0, 2], tf.float64), init=False, repr=False)
 
     @classmethod
     def create(
         cls,
         model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | str,
         *,
         metrics: Sequence[Any] = (),
         extras: dict[str, Any] | None = None,
     ) -> TrainState:
         """A state at step 0. It builds the optimizer, because a trace must not create the optimizer's variables.
 
-        Raises ValueError for a model that isn't built.
+        An optimizer may be given by its name in Keras. Raises ValueError for a model that isn't built and for an unknown
+        name, and TypeError for what is no model or optimizer.
         """
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"model is {what(model)}; give a built Keras model")
+        optimizer = as_optimizer(optimizer, model)
         if not model.built:
             raise ValueError(f"model {model.name!r} is not built; call it once on a batch, or build it")
         if not optimizer.built:
@@ -85,28 +95,56 @@ class TrainState:
             "extras": self.extras,
         }
 
+    def check_holds(self, written: Iterable[tf.Variable]) -> None:
+        """Raises TrainingError for a variable that a step writes and that isn't in the state, so no checkpoint holds it."""
+        held = {id(variable.handle) for variable in self.variables().values()}
+        strays = [variable for variable in written if id(variable.handle) not in held and not is_scratch(variable)]
+        if strays:
+            names = ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in strays)
+            raise TrainingError(
+                f"the step changes variables that aren't in the state: {names}; a resumed run would begin with their first "
+                "values, so put them into it: TrainState.create(..., extras={'name': variable}), or metrics=[...] for a "
+                "metric"
+            )
+
     def open_window(self, names: tuple[str, ...]) -> None:
         """Names the rows of the window. A restored window keeps its sums, unless its number of metrics differs."""
         self.window_names = names
-        if int(tf.shape(self.window)[0]) != len(names):
-            self._clear_sums()
+        windows.fit(self.window, len(names), self.cadences)
+
+    def sums(self) -> tf.Tensor:
+        """The sums since a hook last read the metrics, `[M, 2]`."""
+        rows = len(self.window_names)
+        whole = rows > 0 and len(self.cadences) < 2
+        return tf.ensure_shape(self.window.value() if whole else self.window[:rows], [rows, 2])
+
+    def assign_sums(self, sums: tf.Tensor) -> None:
+        """Replaces the sums since a hook last read the metrics."""
+        if len(self.cadences) > 1:
+            sums = tf.concat([sums, self.window[len(self.window_names) :]], axis=0)
+        self.window.assign(sums, read_value=False)
 
     def window_means(self) -> WindowMeans:
-        """Each metric's mean over the window as it is now."""
-        return WindowMeans(self.window_names, self.window.value(), metric_results(self.metrics))
+        """The mean of each metric since a hook last read the metrics."""
+        return WindowMeans(self.window_names, self.sums(), metric_results(self.metrics))
+
+    def take_windows(self, due: Collection[int]) -> tuple[WindowMeans, dict[int, WindowMeans]]:
+        """The means since a hook last read the metrics, and those of the windows of some cadences, which begin again."""
+        means = self.window_means()
+        if due and len(self.cadences) > 1:
+            taken = windows.take(self.window, len(self.window_names), self.cadences, due)
+            return means, {cadence: WindowMeans(self.window_names, sums, {}) for cadence, sums in taken.items()}
+        if due:
+            self.clear_window()
+        return means, dict.fromkeys(due, means)
 
     def clear_window(self) -> None:
         """Starts a new window."""
-        self._clear_sums()
+        if len(self._empty) != len(self.window_names):  # made once: making it takes longer than assigning it
+            self._empty = tf.zeros([len(self.window_names), 2], tf.float64)
+        self.assign_sums(self._empty)
         for metric in self.metrics:
             metric.reset_state()
-
-    def _clear_sums(self) -> None:
-        if self._empty.shape[0] != len(
-            self.window_names
-        ):  # made once, because making it takes longer than assigning it
-            self._empty = tf.zeros([len(self.window_names), 2], tf.float64)
-        self.window.assign(self._empty, read_value=False)
 
     def variables(self) -> dict[str, Any]:
         """Every variable of the state by a readable name. Two runs are equal to the bit if all of these are."""
@@ -141,47 +179,3 @@ class TrainState:
             name: hashlib.sha256(f"{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
             for name, a in self.tensors().items()
         }
-
-
-def metric_results(metrics: Iterable[Any]) -> dict[str, tf.Tensor]:
-    """The results of Keras metrics as they are now, scalars by name. A vector has a name for each part: `f1/0`, `f1/1`, …"""
-    results: dict[str, Any] = {}
-    for metric in metrics:
-        result = metric.result()
-        results |= result if isinstance(result, dict) else {metric.name: result}
-    scalars: dict[str, tf.Tensor] = {}
-    for name, value in results.items():
-        tensor = tf.convert_to_tensor(value)  # A result may be a variable of the metric, which training changes.
-        parts = tf.unstack(tf.reshape(tensor, [-1])) if tensor.shape.rank else []
-        scalars |= {f"{name}/{place}": part for place, part in enumerate(parts)} or {name: tensor}
-    return scalars
-
-
-class WindowMeans(Mapping[str, float]):
-    """Means of a window. They are worked out when the first one is read, so training doesn't wait for unread numbers.
-
-    Args:
-      names: the names of the metrics that are summed.
-      window: float64 `[M, 2]`, the total and the weight of each. Without a weight the mean is NaN.
-      results: the results of Keras metrics, scalars.
-    """
-
-    def __init__(self, names: Sequence[str], window: tf.Tensor, results: Mapping[str, Any]) -> None:
-        self._names, self._window, self._results = tuple(names), window, results
-        self._all = dict.fromkeys((*names, *results))
-
-    @functools.cached_property
-    def _means(self) -> dict[str, float]:
-        # Divided in Python: one call of TensorFlow takes longer than all of it.
-        means = [total / weight if weight else math.nan for total, weight in self._window.numpy().tolist()]
-        results = {name: float(value) for name, value in self._results.items()}
-        return dict(zip(self._names, means, strict=True)) | results
-
-    def __getitem__(self, name: str) -> float:
-        return self._means[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,11 +22,12 @@ import tensorflow as tf
 from loopwright.trainer.base import atomic
 from loopwright.trainer.base.errors import TrainingError, first_line, reason
 from loopwright.trainer.base.lock import in_turn
+from loopwright.trainer.base.say import say
 from loopwright.trainer.core.optimizers import averaged_weights
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.export import open_export
-from loopwright.trainer.export.functional import functional_twin
-from loopwright.trainer.export.h5_writer import export_h5
+from loopwright.trainer.export.h5_writer import export_h5, export_keras, export_weights
+from loopwright.trainer.export.same_training import check_same_training
 
 #: The formats, and the name of each one's file or folder.
 FORMATS = {"h5": "model.h5", "keras": "model.keras", "saved_model": "saved_model", "litert": "model.tflite"}
@@ -45,7 +46,8 @@ class Export:
       samples: real inputs `[N, ...]` float32, on which the exports are compared.
       input_name, output_name: the names in the SavedModel's signature `serving_default`.
       class_names: stored in the manifest, and as an asset of the SavedModel.
-      include_preprocessing: SavedModel and LiteRT take uint8 images and scale them.
+      include_preprocessing: SavedModel and LiteRT take uint8 images and scale them, if the model was trained on scaled ones.
+      scaled: whether the model was trained on images that were scaled to [0, 1].
       loss, metrics, facts: passed to `export_h5`.
     """
 
@@ -55,6 +57,7 @@ class Export:
     output_name: str = "outputs"
     class_names: Sequence[str] = ()
     include_preprocessing: bool = False
+    scaled: bool = True
     loss: Any = None
     metrics: Sequence[Any] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -66,7 +69,7 @@ class Export:
     @property
     def images(self) -> np.ndarray:
         """The samples as uint8, as they were before scaling."""
-        return np.rint(self.samples * 255).astype(np.uint8)
+        return np.rint(self.samples * (255 if self.scaled else 1)).astype(np.uint8)
 
 
 def export_all(export: Export, folder: str | os.PathLike[str], formats: Sequence[str]) -> dict[str, Any]:
@@ -96,39 +99,89 @@ def _export_all(export: Export, folder: pathlib.Path, formats: Sequence[str]) ->
         shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps any rest
     manifest = read_exports_manifest(folder) | {"schema": atomic.SCHEMA}
     for name in formats:
-        manifest["files"][FORMATS[name]] = {
-            "format": name,
-            "step": int(export.state.step),
-            **_fingerprint(folder / FORMATS[name]),
-            "inputs": "uint8" if _raw(export, name) else "float32",
-            "outputs": export.output_name,
-            "class_names": list(export.class_names),
-            "largest_difference": differences[name],
-            "samples": len(export.samples),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        }
+        of_outputs = {"inputs": "uint8" if _raw(export, name) else "float32", "outputs": export.output_name}
+        checked = {"largest_difference": differences[name], "samples": len(export.samples)}
+        entry = _entry(folder / FORMATS[name], name, int(export.state.step), export.class_names)
+        of_run = {"identity": export.facts.get("identity", {})}
+        manifest["files"][FORMATS[name]] = entry | of_outputs | of_run | checked
     atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
+def export_trained(
+    state: TrainState,
+    folder: str | os.PathLike[str],
+    inputs: Any,
+    input_shape: Any,
+    *,
+    output_name: str = "outputs",
+    class_names: Sequence[str] = (),
+    say: Callable[[str], None] = say,
+    **options: Any,
+) -> pathlib.Path:
+    """Writes the file from which training goes on, and returns its path: the first kind that holds the model.
+
+    That is `model.h5`, otherwise `model.keras`, otherwise `model.weights.h5`. A new process loads each of the first two and
+    compares outputs and gradients before the file gets its name. `say` is given a line about a kind that isn't written.
+
+    Args:
+      inputs: a few real inputs of the model, a tensor or a dict of tensors by name.
+      options: `loss`, `metrics` and `facts`, passed to `export_h5`.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = len(tf.nest.flatten(inputs)[0])
+    with in_turn(folder):
+        atomic.sweep(folder)
+        staging = folder / f".tmp-{os.getpid()}-staging"
+        staging.mkdir()
+        try:
+            for name, write in (("h5", export_h5), ("keras", export_keras)):
+                path = staging / FORMATS[name]
+                try:
+                    write(state, path, input_shape, **options)
+                    difference: float | None = check_same_training(state, path, inputs, input_shape)
+                except TrainingError as error:
+                    say(" ".join(str(error).split()))
+                else:
+                    break
+            else:
+                name, difference, rows = "weights", None, 0
+                path = export_weights(state, staging / "model.weights.h5", facts=options.get("facts"))
+            atomic.move_into_place(path, folder / path.name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps any rest
+        manifest = read_exports_manifest(folder) | {"schema": atomic.SCHEMA}
+        entry = _entry(folder / path.name, name, int(state.step), class_names)
+        checked = {
+            "largest_difference": difference,
+            "samples": rows,
+            "identity": options.get("facts", {}).get("identity", {}),
+        }
+        manifest["files"][path.name] = entry | {"inputs": "float32", "outputs": output_name} | checked
+        atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return folder / path.name
+
+
+def _entry(path: pathlib.Path, name: str, step: int, class_names: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says about every file."""
+    facts = {"format": name, "step": step, **_fingerprint(path), "class_names": list(class_names)}
+    return facts | {"tensorflow": tf.__version__, "keras": keras.__version__}
+
+
 def _write(export: Export, name: str, path: pathlib.Path) -> None:
     state = export.state
-    if name == "h5":
-        options = {"loss": export.loss, "metrics": export.metrics, "facts": export.facts}
-        export_h5(state, path, export.input_shape, **options)
+    if name in _EXACT:
+        export_one = {"h5": export_h5, "keras": export_keras}[name]
+        export_one(state, path, export.input_shape, loss=export.loss, metrics=export.metrics, facts=export.facts)
         return
-    with averaged_weights(state.model, state.optimizer):
-        if name == "keras":
-            functional_twin(state.model, export.input_shape).save(path)
+    with averaged_weights(state.model, state.optimizer), tempfile.TemporaryDirectory() as scratch:
+        served = _Served(export, pathlib.Path(scratch))
+        if name == "saved_model":
+            _write_saved_model(served, path)
         else:
-            with tempfile.TemporaryDirectory() as scratch:
-                served = _Served(export, pathlib.Path(scratch))
-                if name == "saved_model":
-                    _write_saved_model(served, path)
-                else:
-                    with _computing_in_float32(state.model):
-                        _write_litert(served, path)
+            with _computing_in_float32(state.model):
+                _write_litert(served, path)
 
 
 class _Served(tf.Module):
@@ -146,7 +199,8 @@ class _Served(tf.Module):
         spec = tf.TensorSpec([None, *export.input_shape], dtype, name=export.input_name)
 
         def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            scaled = tf.cast(inputs, tf.float32) * np.float32(1 / 255) if dtype == tf.uint8 else inputs
+            factor = np.float32(1 / 255 if export.scaled else 1)
+            scaled = tf.cast(inputs, tf.float32) * factor if dtype == tf.uint8 else inputs
             return {export.output_name: tf.cast(model(scaled, training=False), tf.float32)}
 
         self.serve = tf.function(serve, input_signature=[spec], autograph=False)
@@ -231,13 +285,6 @@ def read_exports_manifest(folder: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {"files": {}}
     return manifest
-
-
-def forget_export(folder: pathlib.Path, name: str) -> None:
-    """Removes a file's entry from the manifest, because a new, unchecked file took its place."""
-    manifest = read_exports_manifest(folder)
-    if manifest["files"].pop(name, None) is not None:
-        atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _fingerprint(path: pathlib.Path) -> dict[str, Any]:

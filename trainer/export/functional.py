@@ -13,15 +13,17 @@ from loopwright.trainer.base.errors import TrainingError, first_line
 
 
 class NotRebuildable(TrainingError):
-    """A subclassed model whose `call` Keras can't trace or rebuild. Only its weights can be written."""
+    """A model that a kind of file can't hold, because Keras wouldn't build the same model from it."""
 
     @classmethod
-    def of(cls, model: keras.Model, error: Exception) -> NotRebuildable:
-        """The error for a model, with the reason that Keras gave."""
-        return cls(
-            f"model {model.name!r} can't be written as .h5, because Keras can't rebuild its call "
-            f"({first_line(error)}); trainer.export_weights writes its weights"
-        )
+    def of(cls, model: keras.Model, error: Exception, suffix: str = "") -> NotRebuildable:
+        """The error for a model and a kind of file, with the reason. No suffix means every file of a whole model."""
+        if suffix == ".h5":
+            kind, remedy = ".h5", "trainer.export_keras writes it as .keras"
+        else:
+            kind, remedy = suffix or ".h5 or .keras", "trainer.export_weights writes its weights"
+        why = f"because Keras can't rebuild it ({first_line(error)})"
+        return cls(f"model {model.name!r} can't be written as {kind}, {why}; {remedy}")
 
 
 def functional_twin(model: keras.Model, input_shape: Any = None) -> keras.Model:

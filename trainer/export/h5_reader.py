@@ -1,6 +1,7 @@
-"""An `.h5` from which training goes on: Keras's own layout, and one more group with everything else that training needs.
+"""Files from which training goes on: Keras's own layout, and one more group with everything else that training needs.
 
-Plain Keras reads the architecture, the weights and `training_config`. The group `loopwright` holds the optimizer's
+Plain Keras reads the architecture, the weights and `training_config`. The group `loopwright` (in a `.keras` archive the
+member `loopwright.h5`) holds the optimizer's
 variables, the step, the states of the seed generators, and other facts that Keras doesn't write. Each slot is stored under
 the place of its variable among the model's weights. So neither names nor the order in which an optimizer was built matter.
 
@@ -12,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +26,7 @@ import keras
 import numpy as np
 
 from loopwright.trainer.base.errors import TrainingError, first_line
+from loopwright.trainer.base.finalize import finalize_layers
 from loopwright.trainer.core.optimizers import SCHEDULES, inner_optimizer
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.export import safe_load
@@ -35,7 +39,7 @@ SCHEMA = 1
 _OPTIONAL = ("metrics/", "extras/")
 
 #: Keras's own optimizers that its `deserialize` doesn't know.
-_UNLISTED = {"Lamb": keras.optimizers.Lamb}
+UNLISTED = {"Lamb": keras.optimizers.Lamb}
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,8 +50,9 @@ def load_h5(
     metrics: Sequence[Any] = (),
     extras: Callable[[keras.Model, keras.optimizers.Optimizer], dict[str, Any]] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> TrainState:
-    """The state in a file of `export_h5`: model, optimizer, step and seeds. Training goes on from the exact point.
+    """The state in a file of `export_h5` or `export_keras`: model, optimizer, step and seeds. Training goes on exactly.
 
     If the file names a loss, `state.model` is compiled and `fit` goes on with it. If the optimizer averages weights, the
     model gets the trained weights, and the optimizer gets the averages.
@@ -56,33 +61,42 @@ def load_h5(
       metrics: as for `TrainState.create`. Metrics that aren't given are not restored.
       extras: the step's `extras` function (`extras=step.extras`). Extras that aren't given are not restored.
       custom_objects: classes by name that come neither from Keras nor from this package, such as a learning rate schedule.
+      trust: the file may hold code and name any class, which is imported from the place that the file names.
 
     Raises TrainingError for a damaged file, and for a file that `model.save` wrote, which `repair_h5` reads.
     """
-    model = safe_load.load_model(path, custom_objects=custom_objects, compile=True)
+    known = dict(custom_objects or {})
+    model = safe_load.load_model(path, custom_objects=known, trust=trust)
     facts, arrays = read_group(path)
-    optimizer = _optimizer(model, facts, dict(custom_objects or {}))
+    optimizer = _optimizer(facts, known)
     places = model.weights
     for place in facts["frozen"]:
         places[place].trainable = False
     inner = inner_optimizer(optimizer)
     inner.exclude_from_weight_decay(var_list=[places[place] for place in facts["no_weight_decay"]])
     optimizer.build(model.trainable_variables)
+    model.optimizer = optimizer
     made = extras(model, optimizer) if extras else {}
     state = TrainState.create(model, optimizer, metrics=metrics, extras=made)
     _assign(path, state, model, facts, arrays)
+    compile_model(path, model, optimizer, _training_config(path), known)
     return state
 
 
 def restore_h5(path: str | os.PathLike[str], state: TrainState, input_shape: Any = None) -> dict[str, Any]:
-    """Restores a file of `export_h5` into a state that was built like the saved one.
+    """Restores a file of `export_h5`, `export_keras` or `export_weights` into a state that was built like the saved one.
 
     Returns what the file says about the saved state, such as `step` and `facts`. Raises TrainingError for a file that is
     damaged or doesn't fit.
     """
-    safe_load.check_file(path)
+    only_weights = str(path).endswith(".weights.h5")
+    if only_weights:
+        with safe_load.opened_weights(path):
+            pass  # It is checked.
+    else:
+        safe_load.check_file(path, trust=True)  # No model is built from it.
     facts, arrays = read_group(path)
-    twin = functional_twin(state.model, input_shape)
+    twin = state.model if only_weights else functional_twin(state.model, input_shape)
     try:
         with thawed(twin):
             twin.load_weights(path)
@@ -92,35 +106,24 @@ def restore_h5(path: str | os.PathLike[str], state: TrainState, input_shape: Any
     return facts
 
 
-def repair_h5(path: str | os.PathLike[str]) -> TrainState:
-    """The state in an `.h5` that plain `model.save` wrote, with the optimizer's variables, which plain Keras loses.
-
-    The step is the optimizer's count of updates. Such a file holds neither the states of seed generators, which begin
-    again, nor which variables are left out of weight decay.
-
-    Raises TrainingError for a file without an optimizer, or with an optimizer that doesn't fit the model.
-    """
-    safe_load.check_file(path)
-    with h5py.File(path, "r") as file:
-        names, arrays = _keras_slots(path, file)
-        config = json.loads(file.attrs["training_config"])["optimizer_config"]
-    model = safe_load.load_model(path, custom_objects=_UNLISTED, compile=True)
-    # The optimizer of the loaded model was built for no variables at all, so a new one takes its place.
-    optimizer = keras.optimizers.deserialize(config, custom_objects=_UNLISTED)
-    optimizer.build(model.trainable_variables)
-    variables = optimizer.variables
-    shapes = [tuple(array.shape) for array in arrays]
-    if shapes != [tuple(variable.shape) for variable in variables]:
-        raise TrainingError(
-            f"{path}: its {len(arrays)} optimizer variables ({names[0]} …) don't fit the {len(variables)} variables of "
-            f"{type(optimizer).__name__} for this model"
+def compile_model(
+    path: str | os.PathLike[str],
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    config: Mapping[str, Any],
+    custom_objects: Mapping[str, Any],
+) -> None:
+    """Compiles a loaded model with the loss and metrics of a file's configuration, if there are any."""
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+    parts = {name: config[name] for name in names if config.get(name)}
+    if "loss" not in parts:
+        return
+    try:
+        model.compile(
+            optimizer=optimizer, **keras.saving.deserialize_keras_object(parts, custom_objects=custom_objects)
         )
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
-    model.optimizer = optimizer
-    state = TrainState.create(model, optimizer)
-    state.step.assign(int(inner_optimizer(optimizer)._iterations))
-    return state
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise TrainingError(f"{path}: the loss and metrics in it can't be loaded ({first_line(error)})") from error
 
 
 def write_group(
@@ -129,19 +132,19 @@ def write_group(
     twin: keras.Model,
     facts: Mapping[str, Any],
     *,
-    trained: Arrays,
+    more: Arrays,
     step: int | None = None,
 ) -> None:
-    """Adds the group `loopwright` to a file that Keras wrote.
+    """Adds the group `loopwright` to a file.
 
     Args:
       facts: about the run, in types that JSON can hold. `load_h5` doesn't need them.
-      trained: the trained weights by name, if Keras wrote their averages.
+      more: arrays by name: the trained weights, if Keras wrote their averages, and weights that Keras doesn't write.
       step: written in place of the state's step.
     """
     place = {id(variable): number for number, variable in enumerate(twin.weights)}
     inner = inner_optimizer(state.optimizer)
-    arrays = {name: np.array(variable) for name, variable in _variables(state, twin).items()} | trained
+    arrays = {name: np.array(variable) for name, variable in _variables(state, twin).items()} | more
     if step is not None:
         arrays["step"] = np.array(step, arrays["step"].dtype)
     schedule = inner._learning_rate
@@ -166,8 +169,8 @@ def write_group(
 def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
     """The record and the arrays that `write_group` wrote. Raises TrainingError if an array doesn't match its hash."""
     try:
-        with h5py.File(path, "r") as file:
-            if GROUP not in file:
+        with _training_part(path) as file:
+            if file is None or GROUP not in file:
                 raise TrainingError(
                     f"{path} holds no training state; if model.save wrote it, trainer.repair_h5 reads it"
                 )
@@ -181,6 +184,27 @@ def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
         if _sha256(arrays[name]) != digest:
             raise TrainingError(f"{path} is damaged: {name} doesn't match its SHA-256")
     return record, arrays
+
+
+@contextlib.contextmanager
+def _training_part(path: str | os.PathLike[str]) -> Iterator[h5py.File | None]:
+    """The HDF5 file with training's own group: the file itself, or a member of a `.keras` archive, if that has one."""
+    if not str(path).endswith(".keras"):
+        with h5py.File(path, "r") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read(safe_load.TRAINING) if safe_load.TRAINING in archive.namelist() else None
+    if content is None:
+        yield None
+        return
+    with h5py.File(io.BytesIO(content), "r") as file:
+        yield file
+
+
+def _training_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    with _training_part(path) as file:
+        return {} if file is None else json.loads(file.attrs.get("training_config", "{}"))
 
 
 @contextlib.contextmanager
@@ -198,7 +222,11 @@ def naming_disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The facts about the run that were passed to `export_h5`. Raises TrainingError for an unsafe or damaged file."""
-    safe_load.check_file(path)
+    if str(path).endswith(".weights.h5"):
+        with safe_load.opened_weights(path):
+            pass
+    else:
+        safe_load.check_file(path, trust=True)  # No model is built from it.
     return read_group(path)[0]["facts"]
 
 
@@ -260,11 +288,22 @@ def _variables(state: TrainState, twin: keras.Model) -> dict[str, Any]:
 def _assign(
     path: str | os.PathLike[str], state: TrainState, twin: keras.Model, facts: Mapping[str, Any], arrays: Arrays
 ) -> None:
-    """Assigns the arrays of a file to a state whose model already has the file's weights."""
+    """Assigns the arrays of a file to a state whose model already has the weights that Keras reads."""
+    variables = _variables(state, twin)
+    variables |= {f"{kind}/{i}": v for kind in ("trained", "weights") for i, v in enumerate(twin.weights)}
+    _check_fits(path, variables, arrays)
+    for name in sorted(name for name in arrays if name.startswith("weights/")):
+        variables[name].assign(arrays[name])
     if [_sha256(np.array(variable)) for variable in twin.weights] != facts["weights_sha256"]:
         raise TrainingError(f"{path} is damaged: its weights don't match their SHA-256")
-    variables = _variables(state, twin) | {f"trained/{i}": v for i, v in enumerate(twin.weights)}
-    needed = {name for name in variables if not name.startswith((*_OPTIONAL, "trained/"))}
+    for name in sorted(name for name in set(arrays) & set(variables) if not name.startswith("weights/")):
+        variables[name].assign(arrays[name])
+    finalize_layers(state.model, *state.extras.values())
+
+
+def _check_fits(path: str | os.PathLike[str], variables: Mapping[str, Any], arrays: Arrays) -> None:
+    """Raises TrainingError unless the arrays of a file are those of a state's variables."""
+    needed = {name for name in variables if not name.startswith((*_OPTIONAL, "trained/", "weights/"))}
     missing = sorted(needed - set(arrays))
     unknown = sorted(name for name in set(arrays) - set(variables) if not name.startswith(_OPTIONAL))
     if missing or unknown:
@@ -275,16 +314,11 @@ def _assign(
             raise TrainingError(
                 f"{path} doesn't fit: {name} has shape {arrays[name].shape}, not {tuple(variables[name].shape)}"
             )
-        variables[name].assign(arrays[name])
 
 
-def _optimizer(
-    model: keras.Model, facts: Mapping[str, Any], custom_objects: dict[str, Any]
-) -> keras.optimizers.Optimizer:
-    """The unbuilt optimizer of the file. A compiled model has it already."""
-    if not model.compiled:
-        model.optimizer = keras.optimizers.deserialize(facts["optimizer"], custom_objects=_UNLISTED | custom_objects)
-    optimizer = model.optimizer
+def _optimizer(facts: Mapping[str, Any], custom_objects: dict[str, Any]) -> keras.optimizers.Optimizer:
+    """The unbuilt optimizer of the file."""
+    optimizer = keras.optimizers.deserialize(facts["optimizer"], custom_objects=UNLISTED | custom_objects)
     saved = facts["schedule"]
     if saved is not None:
         schedules = {**SCHEDULES, **custom_objects}
@@ -295,17 +329,6 @@ def _optimizer(
             )
         optimizer.learning_rate = schedules[saved["class_name"]].from_config(saved["config"])
     return optimizer
-
-
-def _keras_slots(path: str | os.PathLike[str], file: h5py.File) -> tuple[list[str], list[np.ndarray]]:
-    """The names and values in the group `optimizer_weights`, in the order in which Keras wrote them."""
-    if "optimizer_weights" not in file or "training_config" not in file.attrs:
-        raise TrainingError(f"{path} holds no optimizer; save a compiled model that was trained")
-    group = file["optimizer_weights"]
-    chunks = [name for name in group.attrs if name.startswith("weight_names")]
-    chunks.sort(key=lambda name: int(name.removeprefix("weight_names") or 0))
-    names = [name if isinstance(name, str) else name.decode() for chunk in chunks for name in group.attrs[chunk]]
-    return names, [group[name][()] for name in names]
 
 
 def _all_slots(values: list[Any]) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -18,7 +21,10 @@ from loopwright.trainer.core.optimizers import averaged_weights, inner_optimizer
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.export.functional import NotRebuildable, custom_classes, functional_twin, thawed
 from loopwright.trainer.export.h5_reader import Arrays, is_from_keras, naming_disk_errors, optimizer_config, write_group
-from loopwright.trainer.export.safe_load import CLASSES
+from loopwright.trainer.export.safe_load import CLASSES, TRAINING
+from loopwright.trainer.export.weight_files import unstored
+
+_ONLY_WEIGHTS = ".weights.h5"
 
 
 def export_h5(
@@ -46,55 +52,108 @@ def export_h5(
       step: the number of batches so far; None means the state's step or, for a model, the optimizer's count.
       facts: about the run, in types that JSON can hold. `h5_reader.read_facts` returns them.
 
-    Raises NotRebuildable for a subclassed model whose `call` Keras can't trace, and ValueError for a different suffix.
+    Raises ValueError for a different suffix, and NotRebuildable for a model that doesn't come back from the file as it is:
+    a subclassed model whose `call` Keras can't trace, or one with an operation, an argument or a weight that this old kind
+    of file loses. `export_keras` holds most of those.
     """
     path = pathlib.Path(path)
     if path.suffix not in (".h5", ".hdf5") or path.name.endswith(".weights.h5"):
         raise ValueError(f"path={path}: the name of a whole model must end in .h5, and not in .weights.h5")
+    options = {"loss": loss, "metrics": metrics, "step": step, "facts": facts}
+    return _export(source, path, lambda model: functional_twin(model, input_shape), **options)
+
+
+def export_keras(
+    source: TrainState | keras.Model,
+    path: str | os.PathLike[str],
+    input_shape: Any = None,
+    *,
+    loss: Any = None,
+    metrics: Sequence[Any] = (),
+    step: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes a `.keras` that `keras.models.load_model` reads and from which `load_h5` goes on; returns the path.
+
+    It holds models that `.h5` can't. Plain Keras loads the model of a state uncompiled. The arguments are those of
+    `export_h5`. Raises ValueError for a different suffix, and NotRebuildable for a model that doesn't come back as it is.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".keras":
+        raise ValueError(f"path={path}: the name must end in .keras")
+    options = {"loss": loss, "metrics": metrics, "step": step, "facts": facts}
+    return _export(source, path, lambda model: functional_twin(model, input_shape), **options)
+
+
+def export_weights(
+    source: TrainState | keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes only the weights, for `load_weights` of a model of the same class; returns the path.
+
+    With a state, or a model that `fit` trained, `restore_h5` goes on from the file. If the optimizer averages weights,
+    `load_weights` gets the averages.
+
+    Args:
+      path: ends in `.weights.h5`. The file's attribute `model_class` names the model's class as `module:Class`.
+      step, facts: as for `export_h5`.
+    """
+    return _export(source, pathlib.Path(path), lambda model: model, loss=None, metrics=(), step=step, facts=facts)
+
+
+def _export(
+    source: TrainState | keras.Model,
+    path: pathlib.Path,
+    twin_of: Callable[[keras.Model], keras.Model],
+    *,
+    loss: Any,
+    metrics: Sequence[Any],
+    step: int | None,
+    facts: Mapping[str, Any] | None,
+) -> pathlib.Path:
+    """Writes Keras's own part of a file, and what training goes on with if the source has an optimizer."""
     state = source if isinstance(source, TrainState) else _state_of(source)
     model = source if state is None else state.model
-    twin = functional_twin(model, input_shape)
+    twin = twin_of(model)
 
     def write(temporary: pathlib.Path) -> None:
         if state is None:
             _write_keras(twin, model, temporary)
             return
         averages = inner_optimizer(state.optimizer).use_ema
-        trained: Arrays = {f"trained/{i}": np.array(v) for i, v in enumerate(twin.weights)} if averages else {}
-        config = training_config(model, state.optimizer, loss, metrics)
+        more: Arrays = {f"trained/{i}": np.array(v) for i, v in enumerate(twin.weights)} if averages else {}
+        config = (
+            None if temporary.name.endswith(_ONLY_WEIGHTS) else training_config(model, state.optimizer, loss, metrics)
+        )
         with averaged_weights(model, state.optimizer):
             _write_keras(twin, model, temporary)
-            with h5py.File(temporary, "r+") as file:
+            more |= {f"weights/{i}": np.array(twin.weights[i]) for i in unstored(twin, temporary)}
+            with _training_part(temporary) as file:
                 if config is not None:
                     file.attrs["training_config"] = json.dumps(config)
-                write_group(file, state, twin, facts or {}, trained=trained, step=step)
+                write_group(file, state, twin, facts or {}, more=more, step=step)
 
-    _write_file(path, write)
-    return path
-
-
-def export_weights(model: keras.Model, path: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes only the weights, for `load_weights` of a model of the same class; returns the path.
-
-    Args:
-      path: ends in `.weights.h5`. The file's attribute `model_class` names the model's class as `module:Class`.
-    """
-    path = pathlib.Path(path)
-
-    def write(temporary: pathlib.Path) -> None:
-        model.save_weights(temporary)
-        with h5py.File(temporary, "r+") as file:
-            file.attrs["model_class"] = f"{type(model).__module__}:{type(model).__qualname__}"
-
-    _write_file(path, write)
-    return path
-
-
-def _write_file(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Writes an HDF5 file atomically, and makes its folder if that is missing. Raises OSError if the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_disk_errors(path):
         atomic.replace_path(path, write)
+    return path
+
+
+@contextlib.contextmanager
+def _training_part(path: pathlib.Path) -> Iterator[h5py.File]:
+    """The HDF5 file in which training's own group belongs: the file itself, or a new member of a `.keras` archive."""
+    if path.suffix != ".keras":
+        with h5py.File(path, "r+") as file:
+            yield file
+        return
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        yield file
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(TRAINING, buffer.getvalue())
 
 
 def training_config(
@@ -121,19 +180,42 @@ def training_config(
 
 
 def _write_keras(twin: keras.Model, model: keras.Model, path: pathlib.Path) -> None:
-    """Writes Keras's own part of the file. Raises NotRebuildable if Keras can write an operation but can't rebuild it."""
+    """Writes Keras's own part of a file. Raises NotRebuildable if Keras can't write it or builds another model from it."""
+    if path.name.endswith(_ONLY_WEIGHTS):
+        twin.save_weights(path)
+        with h5py.File(path, "r+") as file:
+            file.attrs["model_class"] = f"{type(model).__module__}:{type(model).__qualname__}"
+        return
     classes = custom_classes(twin)
-    with thawed(twin):
-        twin.save(path, include_optimizer=False)
-    with h5py.File(path, "r+") as file:
-        file.attrs[CLASSES] = json.dumps(
-            {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in classes.items()}
-        )
-    if twin is not model:
-        try:
-            keras.models.load_model(path, custom_objects=classes, compile=False)
-        except (ValueError, TypeError) as error:
-            raise NotRebuildable.of(model, error) from error
+    try:
+        if path.suffix == ".keras":
+            twin.save(path)
+        else:
+            with thawed(twin):
+                twin.save(path, include_optimizer=False)
+            with h5py.File(path, "r+") as file:
+                places = {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in classes.items()}
+                file.attrs[CLASSES] = json.dumps(places)
+        _check_comes_back(twin, keras.models.load_model(path, custom_objects=classes, compile=False, safe_mode=False))
+    except Exception as error:  # Keras raises many kinds of errors here, and so may the layers of a user
+        if isinstance(error, OSError) or "errno = " in str(error):  # of the disk, by way of HDF5
+            raise
+        raise NotRebuildable.of(model, error, path.suffix) from error
+
+
+def _check_comes_back(twin: keras.Model, loaded: keras.Model) -> None:
+    """Raises ValueError if a loaded model isn't the one that was written."""
+    before, after = ({layer.name: layer for layer in model._flatten_layers()} for model in (twin, loaded))
+    for name, layer in before.items():
+        known = not isinstance(layer, keras.Model) and name in after
+        if known and _description(layer) != _description(after[name]):
+            raise ValueError(f"the layer {name} comes back with other arguments")
+    if [tuple(v.shape) for v in twin.weights] != [tuple(v.shape) for v in loaded.weights]:
+        raise ValueError("its weights come back in another order or number")
+
+
+def _description(layer: keras.layers.Layer) -> str:
+    return json.dumps(keras.saving.serialize_keras_object(layer.get_config()), sort_keys=True, default=str)
 
 
 def _known(config: Any) -> bool:

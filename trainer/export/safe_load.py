@@ -18,7 +18,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import keras
@@ -32,6 +32,8 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _OWN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _CONFIGS = ("model_config", "training_config")
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
+#: The member of our `.keras` files that holds what training goes on with.
+TRAINING = "loopwright.h5"
 #: The attribute of our `.h5` files that holds the import paths of their classes, which Keras doesn't write to an `.h5`.
 CLASSES = "loopwright_classes"
 
@@ -92,6 +94,37 @@ def check_file(path: str | os.PathLike[str], *, known: Collection[str] = (), tru
         raise Refused(f"{path}: {refusal}") from None
 
 
+@contextlib.contextmanager
+def opened_weights(path: str | os.PathLike[str], member: str = _WEIGHTS) -> Iterator[h5py.File]:
+    """Opens an HDF5 file, or a member of a `.keras` archive, after it was checked. It needn't hold a model.
+
+    Raises Refused for an unsafe file, and TrainingError if it is damaged.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise Refused(f"{path}: no such file")
+    try:
+        if path.suffix == ".keras":
+            _, stored = _read_archive(path)
+            if member not in stored:
+                raise Refused(f"holds no {member}")
+            content: BinaryIO = io.BytesIO(stored[member])
+            size = len(stored[member])
+            head = stored[member][:64]
+        else:
+            content, size = path.open("rb"), path.stat().st_size
+            head = content.read(64)
+        with content:
+            _check_superblock(head, size)
+            with h5py.File(content, "r") as file:
+                _check_hdf5(file, size)
+                yield file
+    except Refused as refusal:
+        raise Refused(f"{path}: {refusal}") from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged ({first_line(error)})") from error
+
+
 def _imported(path: pathlib.Path) -> dict[str, Any]:
     """Imports the classes that a file names besides Keras's own; returns them by the names that Keras looks up."""
     if path.suffix == ".keras":
@@ -131,6 +164,21 @@ def _check_hdf5_file(path: pathlib.Path) -> tuple[list[Any], int]:
 
 
 def _check_archive(path: pathlib.Path) -> tuple[list[Any], int]:
+    config, members = _read_archive(path)
+    declared = 0
+    for name, weights in members.items():
+        _check_superblock(weights[:64], len(weights))
+        try:
+            with h5py.File(io.BytesIO(weights), "r") as opened:
+                stored = _check_hdf5(opened, len(weights))
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise Refused(f"is damaged ({name}: {error})") from error
+        declared += stored if name == _WEIGHTS else 0
+    return [_json(config)], declared
+
+
+def _read_archive(path: pathlib.Path) -> tuple[bytes, dict[str, bytes]]:
+    """The configuration and the HDF5 files of a `.keras` archive, by name."""
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -139,16 +187,10 @@ def _check_archive(path: pathlib.Path) -> tuple[list[Any], int]:
             names = {member.filename for member in members}
             if not {_CONFIG, _WEIGHTS} <= names:
                 raise Refused(f"holds no {_CONFIG if _CONFIG not in names else _WEIGHTS}")
-            config, weights = archive.read(_CONFIG), archive.read(_WEIGHTS)
+            found = {name: archive.read(name) for name in (_WEIGHTS, TRAINING) if name in names}
+            return archive.read(_CONFIG), found
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
         raise Refused(f"is no whole .keras archive ({error})") from error
-    _check_superblock(weights[:64], len(weights))
-    try:
-        with h5py.File(io.BytesIO(weights), "r") as opened:
-            stored = _check_hdf5(opened, len(weights))
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise Refused(f"is damaged ({_WEIGHTS}: {error})") from error
-    return [_json(config)], stored
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:

@@ -36,6 +36,7 @@ class Pictures:
     """
 
     reads_metrics = False
+    at_last = True
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Histograms:
     """
 
     reads_metrics = False
+    at_last = True
 
     def __init__(self, tensorboard: TensorBoard, objective: Objective, feed: Any) -> None:
         self.tensorboard, self.objective, self.feed = tensorboard, objective, feed

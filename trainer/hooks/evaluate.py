@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from loopwright.trainer.core import border
 from loopwright.trainer.core.evaluation import evaluator
-from loopwright.trainer.core.feed import Feed
 from loopwright.trainer.core.objective import Objective
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.observe.records import Record, Writer, opened
@@ -22,11 +22,18 @@ class Evaluate:
     """
 
     reads_metrics = False
+    at_last = True
 
     def __init__(
-        self, feed: Feed, objective: Objective, writers: Sequence[Writer] = (), *, steps_per_epoch: int | None = None
+        self,
+        feed: border.AnyFeed,
+        objective: Objective,
+        writers: Sequence[Writer] = (),
+        *,
+        steps_per_epoch: int | None = None,
     ) -> None:
-        self.feed, self.objective, self.writers = feed, objective, tuple(writers)
+        border.as_objective(objective)  # a mistake is told now, not at the first evaluation
+        self.feed, self.objective, self.writers = border.evaluation_feed(feed), objective, tuple(writers)
         self.steps_per_epoch = steps_per_epoch
         self.last: dict[str, float] = {}
         self._run: Callable[[], dict[str, float]] | None = None

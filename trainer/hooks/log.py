@@ -22,6 +22,8 @@ class Log:
       examples_per_step: the mean number of samples in a batch. Without it there is no speed.
     """
 
+    at_last = True
+
     def __init__(
         self,
         writers: Sequence[Writer],

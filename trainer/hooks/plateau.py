@@ -72,7 +72,7 @@ class EarlyStop(_Patience):
     Call it after `evaluate` at the same cadence, and not at a last step that lies between. Then a run that is made longer
     later equals one that was longer from the start.
 
-        every(n, evaluate), every(n, early_stop(evaluate, "loss", 5), at_last=False)
+        every(n, evaluate), every(n, early_stop(evaluate, "loss", 5))
 
     With a patience of None it only counts, so that a resumed run may be given a patience. A restored state whose patience is
     exhausted is not trained on.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer.base import json_lines
+from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.core.feed import Batch
 from loopwright.trainer.core.objective import Metric
 from loopwright.trainer.core.state import TrainState
@@ -33,7 +33,7 @@ class SampleLog:
     reads_metrics = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path)
+        self.path = local_path(path)
         self._file: Any = None
         self._failure: OSError | None = None
 

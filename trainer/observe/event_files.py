@@ -19,6 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from loopwright.trainer.base.atomic import replace_path, sweep
 from loopwright.trainer.base.errors import TrainingError, reason
+from loopwright.trainer.base.paths import local_path
 
 _VERSION = "brain.Event:2"
 _MARK = "tfevents"
@@ -32,12 +33,13 @@ class EventFile:
       folder: created if it is missing.
       start_step: the step at which the run resumes, or 0 for a new run. The file tells a running TensorBoard to forget
         everything it has read after this step.
+      split: ends the name of the file, so that `split_folders` finds the folder again.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], start_step: int = 0) -> None:
-        folder = pathlib.Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], start_step: int = 0, *, split: str | None = None) -> None:
+        folder = local_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / _next_name(folder)
+        self.path = folder / (_next_name(folder) + _ending(split))
         with _one_line_errors(self.path):
             self._writer = tf.io.TFRecordWriter(str(self.path))
         self.write(Event(file_version=_VERSION))
@@ -79,6 +81,23 @@ def _one_line_errors(path: pathlib.Path) -> Iterator[None]:
 def event_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
     """The event files of a folder, in the order in which TensorBoard reads them."""
     return sorted(path for path in pathlib.Path(folder).glob(f"*{_MARK}*") if path.is_file())
+
+
+def split_folders(logdir: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the splits that a run wrote in its `logdir`, by the names of their event files.
+
+    Folders of other writers aren't among them, except under the names `train` and `eval`.
+    """
+    folders = {logdir / split for split in ("train", "eval")}
+    for path in logdir.rglob(f"*{_MARK}*{_ending('*')}"):
+        if path.name.endswith(_ending(path.parent.relative_to(logdir).as_posix())):
+            folders.add(path.parent)
+    return sorted(folders)
+
+
+def _ending(split: str | None) -> str:
+    """The end of the name of a split's event file."""
+    return "" if split is None else f".split-{split.replace('/', '.')}"
 
 
 def read_events(path: str | os.PathLike[str]) -> Iterator[Event]:

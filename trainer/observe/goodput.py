@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from loopwright.trainer.base.atomic import replace_file
 from loopwright.trainer.base.clock import Clock
 from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.paths import local_path
 
 
 class Goodput:
@@ -28,6 +28,7 @@ class Goodput:
     """
 
     reads_metrics = False
+    at_last = True
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class Goodput:
         *,
         report: Callable[[int, Mapping[str, Any]], None] = lambda step, summary: None,
     ) -> None:
-        self.path, self.clock, self.report = pathlib.Path(path), clock, report
+        self.path, self.clock, self.report = local_path(path), clock, report
         self._began = time.time() - clock.total_seconds()
         self._earlier: list[dict[str, Any]] = []
 

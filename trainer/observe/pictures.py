@@ -17,7 +17,7 @@ _NAMED = 30
 
 
 def image_png(pixels: np.ndarray, side: int = 0) -> bytes:
-    """A PNG of one image `[H, W, 1 or 3]`, float in [0, 1]. A small image is enlarged to at most `side` pixels."""
+    """A PNG of one image `[H, W, 1 or 3]`, in [0, 1] or as stored. A small image is enlarged to at most `side` pixels."""
     return _encoded(_image(pixels, side))
 
 
@@ -92,8 +92,16 @@ def _vertical(canvas: Any, text: str, font: Any, bottom: tuple[int, int]) -> Non
     canvas.paste(_INK, (bottom[0] - label.width // 2, bottom[1] - label.height), label)
 
 
+def _in_unit_range(pixels: np.ndarray) -> np.ndarray:
+    """The pixels of an image in [0, 1]. A model that scales its inputs itself gets whole numbers up to 255 or 65535."""
+    largest = pixels.max(initial=0)
+    if largest <= 1 or (pixels != np.rint(pixels)).any():
+        return pixels
+    return pixels / (255 if largest <= 255 else 65535)
+
+
 def _image(pixels: np.ndarray, side: int) -> Any:
-    values = np.clip(np.nan_to_num(pixels) * 255 + 0.5, 0, 255).astype(np.uint8)
+    values = np.clip(_in_unit_range(np.nan_to_num(pixels)) * 255 + 0.5, 0, 255).astype(np.uint8)
     image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values[..., :3]).convert("RGB")
     scale = side // max(image.size) if side else 1
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) if scale > 1 else image

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from loopwright.trainer.base.errors import in_trace
 from loopwright.trainer.base.graph_writes import written_variables
 from loopwright.trainer.base.retrace import watched
+from loopwright.trainer.base.shapes import class_labels
 from loopwright.trainer.core.evaluation import put_back
 from loopwright.trainer.core.feed import Feed
 from loopwright.trainer.core.optimizers import averaged_weights
@@ -27,10 +29,18 @@ def predictor(state: TrainState, feed: Feed, *, from_logits: bool) -> Callable[[
     def of_batch(batch: dict[str, Any]) -> tuple[Any, ...]:
         outputs = tf.cast(state.model(batch["x"], training=False), tf.float32)
         probabilities = tf.nn.softmax(outputs) if from_logits else outputs
-        keep = batch["mask"] if "mask" in batch else tf.ones_like(batch["y"], tf.bool)
-        inputs = tf.zeros_like(batch["y"]) if isinstance(batch["x"], dict) else batch["x"]
-        index = batch["index"] if "index" in batch else tf.zeros_like(batch["y"])
-        parts = (index, batch["y"], tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1), inputs)
+        if outputs.shape.rank != 2:
+            raise in_trace(
+                ValueError(
+                    f"the model gives {tuple(outputs.shape[1:])} for a sample; predictor() shows models that give a number "
+                    "for each class of a sample"
+                )
+            )
+        labels, _ = class_labels(tf.convert_to_tensor(batch["y"]), outputs.shape)
+        keep = batch["mask"] if "mask" in batch else tf.ones_like(labels, tf.bool)
+        inputs = tf.zeros_like(labels) if isinstance(batch["x"], dict) else batch["x"]
+        index = batch["index"] if "index" in batch else tf.zeros_like(labels)
+        parts = (index, labels, tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1), inputs)
         return tf.shape(outputs)[-1], *(tf.boolean_mask(part, keep) for part in parts)
 
     traced = tf.function(of_batch, input_signature=[feed.element_spec])

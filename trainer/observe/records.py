@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from loopwright.trainer.base import json_lines
 
 
@@ -19,14 +21,14 @@ class Record:
     Args:
       step: the number of steps taken.
       split: `train` or `eval`.
-      values: numbers by name.
+      values: numbers by name. The parts of a vector get numbers after its name: `f1/0`, `f1/1`, …
       steps_per_epoch: where it is known, the record says at which epoch it was made, as a fraction.
     """
 
     def __init__(
         self, step: int, split: str, values: Mapping[str, float], *, steps_per_epoch: int | None = None
     ) -> None:
-        self.step, self.split, self.values = step, split, dict(values)
+        self.step, self.split, self.values = step, split, _numbers(values)
         self.epoch = None if steps_per_epoch is None else step / steps_per_epoch
         self.wall_time = time.time()
 
@@ -36,6 +38,19 @@ class Record:
         if self.epoch is not None:
             head["epoch"] = round(self.epoch, 6)
         return head | {"split": self.split, "wall_time": self.wall_time} | self.values
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as numbers of Python, which JSON can hold."""
+    numbers: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, (int, float)):
+            numbers[name] = value
+        else:
+            parts = np.asarray(value).tolist()
+            flat = np.ravel(parts).tolist() if isinstance(parts, list) else None
+            numbers |= {name: parts} if flat is None else {f"{name}/{place}": part for place, part in enumerate(flat)}
+    return numbers
 
 
 #: Any callable that takes a record. It may have `open(step)`, which gives a context manager: there it cuts what it wrote

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -21,18 +20,18 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
-from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.hparams import summary as hparams_summary
+from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util import tensor_util
 
-from loopwright.trainer.observe.event_files import EventFile, cut, replace_events
+from loopwright.trainer.base.paths import local_path
+from loopwright.trainer.observe.event_files import EventFile, cut, replace_events, split_folders
 from loopwright.trainer.observe.records import Record
 
-_SPLITS = ("train", "eval")
 _ABOUT = "events.out.tfevents.0000000000.about"
 
 
@@ -44,7 +43,7 @@ class TensorBoard:
     """
 
     def __init__(self, logdir: str | os.PathLike[str]) -> None:
-        self.logdir = pathlib.Path(logdir)
+        self.logdir = local_path(logdir)
         self._start = 0
         self._files: dict[str, EventFile] = {}
         self._about: list[Event] = []
@@ -54,8 +53,8 @@ class TensorBoard:
         """Cuts the events past a step, which a run that goes on from there writes again, and closes the files at the end."""
         self._close()
         self._start = step
-        for split in _SPLITS:
-            cut(self.logdir / split, step)
+        for folder in split_folders(self.logdir):
+            cut(folder, step)
         try:
             yield
         finally:
@@ -72,7 +71,7 @@ class TensorBoard:
     def write(self, split: str, step: int, *summaries: Summary, wall_time: float | None = None) -> None:
         """Writes summaries at a step."""
         if split not in self._files:
-            self._files[split] = EventFile(self.logdir / split, self._start)
+            self._files[split] = EventFile(self.logdir / split, self._start, split=split)
         merged = Summary(value=[value for summary in summaries for value in summary.value])
         self._files[split].add(step, merged, wall_time)
         self._files[split].flush()

@@ -233,3 +233,28 @@ def test_manifest_tells_every_changed_byte(
 def test_commit_loads_no_tensorflow() -> None:
     code = "import sys, loopwright.trainer.base.atomic; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+LITTER = (".DS_Store", "._a", ".nfs0001", "Thumbs.db", "desktop.ini", "a~", "Icon\r", "@eaDir/a", "__MACOSX/._a")
+
+
+@pytest.mark.parametrize("name", LITTER)
+def test_what_file_managers_leave_is_no_damage(tmp_path: pathlib.Path, name: str) -> None:
+    folder = tmp_path / "x"
+    atomic.commit_folder(folder, write_files(a="abc"), {})
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("litter")
+    assert content(folder) == {"a": "abc"}
+    (folder / "a").unlink()
+    with pytest.raises(atomic.Damaged, match=r"missing files \['a'\], unexpected files \[\]"):
+        atomic.verify_folder(folder)
+
+
+def test_what_file_managers_leave_during_a_commit_may_go_later(tmp_path: pathlib.Path) -> None:
+    def write(folder: pathlib.Path) -> None:
+        (folder / "a").write_text("abc")
+        (folder / ".DS_Store").write_text("litter")
+
+    atomic.commit_folder(tmp_path / "x", write, {})
+    (tmp_path / "x" / ".DS_Store").unlink()
+    assert content(tmp_path / "x") == {"a": "abc"}

@@ -248,7 +248,7 @@ def test_run_and_early_stop_know_the_metrics_of_each_output(
 
 
 def test_standard_directions_are_those_of_the_metrics_by_name() -> None:
-    from loopwright.trainer.core.objective import METRICS
+    from loopwright.trainer.core.named_metrics import METRICS
 
     assert {name: STANDARD[name] for name in METRICS} == {name: direction_of(make(6)) for name, make in METRICS.items()}
     assert set(STANDARD) == {"loss", "accuracy", "mae", *METRICS}

@@ -37,6 +37,15 @@ def test_callback_sees_operations_inside_the_block_only() -> None:
     assert seen == ["Square"]
 
 
+def test_function_optimized_alone_tells_the_shapes_of_its_variables() -> None:
+    variable = tf.Variable(np.ones((2, 3), np.float32))
+    function = private_tf.optimized_alone(lambda x: variable * x).get_concrete_function(tf.TensorSpec([]))
+    definition = function.function_def
+    assert definition.attr["_noinline"].b
+    (shape,) = [a.attr["_handle_shapes"] for a in definition.arg_attr.values() if "_handle_shapes" in a.attr]
+    assert [dimension.size for dimension in shape.list.shape[0].dim] == [2, 3]
+
+
 def test_object_graph_of_a_checkpoint_is_parsed(tmp_path: pathlib.Path) -> None:
     prefix = tf.train.Checkpoint(x=tf.Variable(np.ones(3, np.float32))).write(str(tmp_path / "state"))
     serialized = tf.train.load_checkpoint(prefix).get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
@@ -96,10 +105,11 @@ print(json.dumps(found))
 PORT = "tensorflow.python.util._pywrap_util_port"
 CALLBACKS = "tensorflow.python.framework.op_callbacks"
 CONFIG = "tensorflow.python.framework.config"
+HANDLES = "tensorflow.python.ops.handle_data_util"
 
 
 def test_run_without_a_private_part_trains_to_the_same_weights() -> None:
-    command = [sys.executable, "-c", TRAINED_WITHOUT, json.dumps([PORT, CALLBACKS, CONFIG])]
+    command = [sys.executable, "-c", TRAINED_WITHOUT, json.dumps([PORT, CALLBACKS, CONFIG, HANDLES])]
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -111,4 +121,5 @@ def test_run_without_a_private_part_trains_to_the_same_weights() -> None:
         PORT: {**usual, "substituted": False, "onednn": None},
         CALLBACKS: {**usual, "substituted": False},
         CONFIG: {**usual, "waits": False, "deterministic": True},
+        HANDLES: usual,
     }

@@ -1,6 +1,7 @@
 """Checkpoints: everything that was saved comes back to the bit, or a line says why not."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from loopwright import models, trainer
 from loopwright.trainer.base import atomic
+from loopwright.trainer.base.lock import only_writer
 from loopwright.trainer.checkpoint.checkpoint import load_weights, newest_good, restore_folder, restore_newest
 
 #: Builds a state with everything: a subclassed model, dropout, a LossScaleOptimizer, extras and a window.
@@ -152,7 +154,7 @@ def test_checkpoint_keeps_the_newest(make_state: Any, tmp_path: pathlib.Path) ->
         state.step.assign(step)
         checkpoint(state, {})
     assert [folder.name for folder in checkpoint.folders()] == ["100000000", "100000001"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["100000000", "100000001", "latest"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["100000000", "100000001", "latest", "lock"]
     assert (tmp_path / "latest").read_text() == "100000001\n"
     assert not checkpoint.reads_metrics
 
@@ -252,8 +254,85 @@ def test_restore_takes_the_newest_good_one_and_sets_damaged_ones_aside(three: An
     assert "state.index doesn't match its SHA-256" in said[0]
     assert "manifest.json is missing" in said[1]
     names = {path.name for path in directory.iterdir()}
-    assert names == {"00000001", "damaged-00000002", "damaged-00000003", "latest"}
+    assert names == {"00000001", "damaged-00000002", "damaged-00000003", "latest", "lock"}
     assert (directory / "latest").read_text() == "00000001\n"
+
+
+def test_restore_passes_over_what_file_managers_leave(three: Any) -> None:
+    state, directory, said = three
+    for place in (directory, directory / "00000003"):
+        (place / ".DS_Store").write_bytes(b"Bud1")
+        (place / "Thumbs.db").write_bytes(b"")
+    (directory / "\u00b2").mkdir()  # a digit, but not a step
+    checkpoint = trainer.Checkpoint(directory)
+    checkpoint.say = said.append
+    assert checkpoint.restore(state) == 3
+    assert not said
+    assert newest_good(directory) == directory / "00000003"
+
+
+WRITER = """
+import sys
+import keras
+from loopwright import trainer
+state = trainer.TrainState.create(keras.Sequential([keras.Input([1]), keras.layers.Dense(1)]), keras.optimizers.SGD())
+checkpoint = trainer.Checkpoint(sys.argv[1])
+getattr(checkpoint, sys.argv[2])(state)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("taken", ["restore", "save"])
+def test_second_process_on_a_folder_of_checkpoints_is_refused(
+    make_state: Any, tmp_path: pathlib.Path, taken: str
+) -> None:
+    state, checkpoint = make_state(), trainer.Checkpoint(tmp_path)
+    command = [sys.executable, "-c", WRITER, str(tmp_path), taken]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        for use in (checkpoint.save, checkpoint.restore, lambda state: checkpoint.open(state).__enter__()):
+            with pytest.raises(trainer.TrainingError, match=f"{tmp_path} is being written by process {other.pid} on"):
+                use(state)
+        other.communicate("\n")
+    assert checkpoint.save(state) == tmp_path / "00000000"
+
+
+def test_run_and_checkpoints_of_one_process_share_a_folder(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state()
+    with trainer.Run(tmp_path, state, progress="none") as run:
+        mine = trainer.Checkpoint(run.files.checkpoints)
+        assert mine.save(state) == run.files.checkpoints / "00000000"
+        assert trainer.Checkpoint(run.files.checkpoints).restore(state) == 0
+        state.step.assign(1)
+        assert run.checkpoint.save(state) == run.files.checkpoints / "00000001"
+
+
+def test_lock_ends_with_the_training_or_the_checkpoint(make_state: Any, tmp_path: pathlib.Path) -> None:
+    state = make_state()
+    checkpoint = trainer.Checkpoint(tmp_path)
+    with checkpoint.open(state), pytest.raises(trainer.TrainingError), only_writer(tmp_path):
+        pass
+    with only_writer(tmp_path):
+        pass
+    checkpoint.save(state)
+    with pytest.raises(trainer.TrainingError), only_writer(tmp_path):
+        pass
+    del checkpoint
+    with only_writer(tmp_path):
+        pass
+
+
+def test_folder_that_cannot_be_written_can_be_restored(
+    make_state: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = make_state()
+    trainer.Checkpoint(tmp_path).save(state)
+    (tmp_path / "lock").unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert trainer.Checkpoint(tmp_path).restore(state) == 0
+    assert not (tmp_path / "lock").exists()
 
 
 def test_reader_looks_again_where_the_writer_deleted_what_it_saw(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:

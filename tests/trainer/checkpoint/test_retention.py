@@ -15,7 +15,7 @@ from loopwright.trainer.checkpoint.retention import Retention
 
 @pytest.fixture
 def kept(tmp_path: pathlib.Path) -> Callable[..., tuple[list[int], dict[str, Any] | None]]:
-    """`kept(values, mae="mae", ...)`: commits a checkpoint at steps 1, 2, … with these values of a metric.
+    """`kept(values, name, ...)`: commits a checkpoint at steps 1, 2, … with these values of a metric.
 
     Gives the steps of the checkpoints that stayed, and what best.json says.
     """
@@ -50,6 +50,7 @@ def test_smallest_mae_is_kept_beside_the_newest(kept: Any, monitor: Any, restart
     ("name", "monitor", "values", "options", "steps", "best"),
     [
         ("accuracy", "accuracy", [0.5, 0.9, 0.9, 0.7], {"keep": 1}, [2, 4], 2),  # the first of equals
+        ("loss", "loss", [0.5, 0.1, 0.1, 0.7], {"keep": 1}, [2, 4], 2),
         ("edits", "edits:max", [5.0, 7.0, 1.0], {"keep": 1}, [2, 3], 2),
         ("edits", "edits:min", [5.0, 7.0, 1.0, 3.0], {"keep": 1}, [3, 4], 3),
         ("loss", "loss", [math.nan, 0.5, math.nan, math.nan], {"keep": 1}, [2, 4], 2),

@@ -144,7 +144,7 @@ def test_xla_refuses_several_replicas() -> None:
 
 GIVEN_BACK = """
 import numpy as np
-from loopwright.trainer.core.execution import give_back_memory
+from loopwright.trainer.base.memory import give_back_memory
 
 def resident():
     with open("/proc/self/status", encoding="ascii") as status:
@@ -250,6 +250,22 @@ def test_choice_skips_an_execution_that_can_not_run(make_state: Any, make_feed: 
     with pytest.raises(trainer.TrainingError, match="no execution"):
         trainer.choose(state, step, make_feed(), {"xla": CANDIDATES["xla"]}, steps=6, repeats=1)
     assert state.hashes() == before
+
+
+def test_choice_leaves_out_an_execution_of_any_error_and_raises_that_of_the_step(
+    make_state: Any, make_feed: Any, objective: Any
+) -> None:
+    def unable(state: Any, step: Any, feed: Any) -> Any:
+        raise NotImplementedError
+
+    def wrong(state: Any, batch: Any) -> Any:
+        raise TypeError("the step is wrong")
+
+    state, candidates = make_state(dropout_mlp), {"graph": trainer.graph(4), "xla": unable}
+    choice = trainer.choose(state, trainer.gradient_step(objective), make_feed(), candidates, steps=2, repeats=1)
+    assert (choice.name, choice.failed) == ("graph", {"xla": "NotImplementedError"})
+    with pytest.raises(TypeError, match="the step is wrong"):
+        trainer.choose(state, wrong, make_feed(), candidates, steps=2, repeats=1)
 
 
 def test_choice_reports_a_change_that_it_can_not_undo(make_state: Any, make_feed: Any, objective: Any) -> None:

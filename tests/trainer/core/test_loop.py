@@ -1,8 +1,10 @@
 """The loop: when it calls hooks, what it gives them, and that no cadence changes a number."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -34,6 +36,12 @@ class Recorder:
     @property
     def steps(self) -> list[int]:
         return [step for step, _ in self.calls]
+
+
+class Reporter(Recorder):
+    """A hook that only reports."""
+
+    at_last = True
 
 
 class StateOnly(Recorder):
@@ -79,22 +87,79 @@ def test_train_of_a_finished_state_calls_only_the_hooks_of_the_end(run: Any) -> 
     ("n", "start", "num_steps", "expected"),
     [(3, 0, 10, [3, 6, 9, 10]), (5, 0, 10, [5, 10]), (20, 0, 10, [10]), (1, 0, 3, [1, 2, 3]), (4, 6, 10, [8, 10])],
 )
-def test_every_calls_at_multiples_and_at_the_last_step(
+def test_every_calls_a_hook_that_reports_at_multiples_and_at_the_last_step(
     run: Any, n: int, start: int, num_steps: int, expected: list[int]
 ) -> None:
-    recorder = Recorder()
+    recorder, reporter = Recorder(), Reporter()
     state = run(num_steps=start) if start else None
-    run(trainer.every(n, recorder), num_steps=num_steps, state=state)
-    assert recorder.steps == expected
+    run(trainer.every(n, recorder, at_last=True), trainer.every(n, reporter), num_steps=num_steps, state=state)
+    assert recorder.steps == reporter.steps == expected
 
 
-def test_every_without_at_last_leaves_out_a_last_step_between(run: Any) -> None:
-    multiples, between = Recorder(), Recorder()
-    run(trainer.every(5, multiples, at_last=False), trainer.every(3, between, at_last=False))
-    assert (multiples.steps, between.steps) == ([5, 10], [3, 6, 9])
+def test_every_calls_any_other_hook_at_multiples_alone(run: Any) -> None:
+    multiples, between, reporter = Recorder(), Recorder(), Reporter()
+    run(trainer.every(5, multiples), trainer.every(3, between), trainer.every(3, reporter, at_last=False))
+    assert (multiples.steps, between.steps, reporter.steps) == ([5, 10], [3, 6, 9], [3, 6, 9])
     at_stop = Recorder()
-    run(trainer.every(3, stop), trainer.every(2, at_stop, at_last=False))
+    run(trainer.every(3, stop), trainer.every(2, at_stop))
     assert at_stop.steps == [2]
+
+
+def test_run_that_is_made_longer_later_equals_one_that_was_longer_from_the_start(run: Any, make_state: Any) -> None:
+    def grow(
+        state: trainer.TrainState, metrics: Any
+    ) -> None:  # a hook that changes the state, as a target network does
+        state.extras["target"].assign(state.extras["target"] * 2 + 1)
+
+    hashes = []
+    for stops in ([10], [4, 10], [7, 8, 10]):
+        state = make_state(extras={"target": tf.Variable(0.0)})
+        for num_steps in stops:
+            run(trainer.every(3, grow), trainer.every(4, Reporter()), num_steps=num_steps, state=state)
+        hashes.append({name: value for name, value in state.hashes().items() if name.startswith(("extras", "model"))})
+    assert hashes[0] == hashes[1] == hashes[2]
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3, 50])
+@pytest.mark.parametrize(
+    "execution", [trainer.graph, trainer.xla, lambda n: trainer.eager()], ids=["graph", "xla", "eager"]
+)
+def test_hooks_of_several_cadences_have_their_own_windows(
+    make_state: Any, make_feed: Any, execution: Any, steps_per_call: int
+) -> None:
+    hooks = {n: Reporter() for n in (2, 3, 7)}
+    trainer.train(
+        make_state(),
+        make_feed(),
+        index_step,
+        num_steps=10,
+        execution=execution(steps_per_call),
+        hooks=[trainer.every(n, hook) for n, hook in hooks.items()],
+    )
+    for n, hook in hooks.items():
+        edges = [0, *hook.steps]
+        assert hook.steps == [*range(n, 11, n), *([10] if 10 % n else [])]
+        for (_, means), (start, stop_at) in zip(hook.calls, itertools.pairwise(edges), strict=True):
+            assert means["index"] == pytest.approx(means_by_hand(make_feed(), start, stop_at), rel=1e-12)
+
+
+def test_windows_of_several_cadences_go_on_after_a_restore(run: Any, make_state: Any, tmp_path: Any) -> None:
+    straight = {n: Reporter() for n in (3, 7)}
+    run(*(trainer.every(n, hook) for n, hook in straight.items()), num_steps=20)
+    checkpoint = trainer.Checkpoint(tmp_path)
+    run(*(trainer.every(n, Recorder()) for n in (3, 7)), trainer.every(5, checkpoint), num_steps=11)
+    state, resumed = make_state(), {n: Reporter() for n in (3, 7)}
+    assert trainer.Checkpoint(tmp_path).restore(state) == 11
+    run(*(trainer.every(n, hook) for n, hook in resumed.items()), num_steps=20, state=state)
+    for n in (3, 7):
+        assert resumed[n].calls == [call for call in straight[n].calls if call[0] > 11]
+
+
+def test_keras_metrics_follow_one_cadence_only(run: Any, make_state: Any) -> None:
+    state = make_state(metrics=[keras.metrics.AUC(name="auc")])
+    with pytest.raises(ValueError, match="every 2, every 5 steps, and the state of auc can follow one cadence only"):
+        run(trainer.every(2, Recorder()), trainer.every(5, Recorder()), state=state)
+    assert int(state.step) == 0
 
 
 @pytest.mark.parametrize("n", [0, -1])
@@ -126,7 +191,7 @@ def test_at_end_is_called_once_with_the_last_metrics(run: Any, make_feed: Any) -
 
 
 def test_stop_training_lets_every_other_hook_run_once_and_ends(run: Any, make_feed: Any) -> None:
-    before, after, not_due, end = Recorder(), Recorder(), Recorder(), Recorder()
+    before, after, not_due, end = Recorder(), Recorder(), Reporter(), Recorder()
     hooks = [trainer.every(3, before), trainer.every(3, stop), after, trainer.every(100, not_due), trainer.at_end(end)]
     state = run(*hooks)
     assert int(state.step) == 3
@@ -160,7 +225,7 @@ def test_metrics_are_floats_of_the_step_at_which_the_hook_was_called(run: Any, m
 
 @pytest.mark.parametrize("n", [1, 3, 5, 7])
 def test_window_means_are_those_worked_out_by_hand(run: Any, make_feed: Any, n: int) -> None:
-    recorder = Recorder()
+    recorder = Reporter()
     run(trainer.every(n, recorder))
     start = 0
     for step, metrics in recorder.calls:
@@ -181,7 +246,7 @@ def logged(make_state: Any, make_feed: Any, objective: Any) -> Callable[..., Any
     """Trains 23 steps with dropout and ragged batches. Gives the numbers logged every 10 steps, and the state's hashes."""
 
     def go(execution: Any, *others: Any) -> tuple[list[Any], list[str]]:
-        log, state = Recorder(), make_state()
+        log, state = Reporter(), make_state()
         step = trainer.gradient_step(objective)
         hooks = [trainer.every(10, log), *others]
         trainer.train(state, make_feed(), step, num_steps=23, execution=execution, hooks=hooks)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from loopwright import trainer
 from loopwright.data.feed import array_feed
-from loopwright.trainer.core.objective import make_metrics
+from loopwright.trainer.core.named_metrics import make_metrics
 
 
 def rows(samples: int = 22) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from loopwright import models, trainer
+from loopwright.trainer.core.optimizers import inner_optimizer
 
 
 def subclassed() -> keras.Model:
@@ -25,6 +26,44 @@ def test_create_refuses_an_unbuilt_model() -> None:
     model = keras.Sequential([keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="not built"):
         trainer.TrainState.create(model, keras.optimizers.Adam())
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_create_takes_an_optimizer_by_name_as_compile_does(precision: str) -> None:
+    dense = keras.layers.Dense(3, dtype=precision)
+    model = keras.Sequential([keras.Input((4,)), dense])
+    model.dtype_policy = keras.dtype_policies.get(precision)
+    state = trainer.TrainState.create(model, "rmsprop")
+    model.compile("rmsprop", "mse")
+    assert state.optimizer.built
+    assert type(state.optimizer) is type(model.optimizer)
+    ours, theirs = (inner_optimizer(optimizer).get_config() for optimizer in (state.optimizer, model.optimizer))
+    assert ours | {"name": ""} == theirs | {"name": ""}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind", "message"),
+    [
+        ("adamm", ValueError, "^optimizer='adamm' is not known to Keras by name; did you mean 'adam'[?]$"),
+        ("LossScaleOptimizer", ValueError, "^optimizer='LossScaleOptimizer' is not known to Keras by name"),
+        (
+            keras.optimizers.Adam,
+            TypeError,
+            r"^optimizer is the class Adam; make one: Adam\(...\), or its name, such as 'adam'$",
+        ),
+        (None, TypeError, "^optimizer is None; give an optimizer of Keras, or its name, such as 'adam'$"),
+        (0.1, TypeError, "^optimizer is 0.1; give an optimizer of Keras"),
+    ],
+)
+def test_create_refuses_what_is_no_optimizer(optimizer: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        trainer.TrainState.create(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), optimizer)
+
+
+@pytest.mark.parametrize(("model", "given"), [(None, "None"), (keras.Model, "the class Model"), ("mlp", "'mlp'")])
+def test_create_refuses_what_is_no_model(model: Any, given: str) -> None:
+    with pytest.raises(TypeError, match=f"^model is {given}; give a built Keras model$"):
+        trainer.TrainState.create(model, "adam")
 
 
 @pytest.mark.parametrize("model", [None, subclassed], ids=["sequential", "subclassed"])

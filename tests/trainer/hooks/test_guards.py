@@ -1,5 +1,6 @@
 """Guards: values that aren't finite never reach the weights or a checkpoint, and calls fit the time after SIGTERM."""
 
+import faulthandler
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import tensorflow as tf
 from loopwright import trainer
 from loopwright.trainer.base.clock import Clock
 from loopwright.trainer.checkpoint.saver import Saver
-from loopwright.trainer.hooks.guards import AbortOnNonfinite
+from loopwright.trainer.hooks.guards import AbortOnNonfinite, StallTimeout
 from loopwright.trainer.hooks.signals import ShortCalls
 
 
@@ -156,6 +157,19 @@ def test_nan_loss_ends_the_run_before_later_hooks(make_state: Any, objective: An
         )
     assert called == list(range(1, len(called) + 1))
     assert len(called) < 5
+
+
+def test_stall_timeout_watches_only_while_it_is_open(make_state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Any] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **options: log.append((seconds, options)))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: log.append("cancelled"))
+    state, hook, watching = make_state(), StallTimeout(30), (30, {"exit": True, "file": 2})
+    with pytest.raises(RuntimeError), hook.open(state):
+        assert log == [watching]
+        hook(state, {})
+        assert log == [watching] * 2
+        raise RuntimeError
+    assert log == [*[watching] * 2, "cancelled"]
 
 
 def test_calls_are_shortened_to_a_third_of_the_time_after_sigterm() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from loopwright import trainer
+from loopwright.data.feed import array_feed
 from loopwright.trainer.observe import pictures
 from loopwright.trainer.observe.predictions import Predictions
 
@@ -83,6 +84,19 @@ def test_predictor_passes_padding_over(make_state: Any, make_feed: Any) -> None:
     )
     np.testing.assert_array_equal(plain.index, padded.index)
     np.testing.assert_array_equal(plain.predicted, padded.predicted)
+
+
+@pytest.mark.parametrize("form", ["column", "one-hot"])
+def test_predictor_takes_labels_of_any_form_as_classes(make_state: Any, form: str) -> None:
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(20, 8, 8, 1)).astype(np.float32), rng.integers(0, 3, 20)
+    feeds = [
+        array_feed(x, y, 8, shuffle=False) for y in (labels, labels[:, None] if form == "column" else np.eye(3)[labels])
+    ]
+    plain, given = (trainer.predictor(make_state(), feed, from_logits=True)() for feed in feeds)
+    np.testing.assert_array_equal(given.labels, labels)
+    np.testing.assert_array_equal(given.confusion(), plain.confusion())
+    np.testing.assert_array_equal(given.mistakes, plain.mistakes)
 
 
 @pytest.mark.parametrize("classes", [3, 31, 200])

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -144,6 +145,23 @@ def test_no_signal_changes_nothing(make_state: Any, tmp_path: pathlib.Path) -> N
     with save_on_signal.open(state):
         save_on_signal(state, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_run_in_another_thread_says_that_signals_do_not_save(
+    make_state: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, former = make_state(), signal.getsignal(signal.SIGTERM)
+    handlers: list[Any] = []
+
+    def train() -> None:
+        with SaveOnSignal(trainer.Checkpoint(tmp_path)).open(state):
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert handlers == [former]
+    assert "SIGTERM and SIGINT don't save this run" in capsys.readouterr().err
 
 
 def test_signal_after_the_last_call_ends_the_run_all_the_same(make_state: Any, tmp_path: pathlib.Path) -> None:

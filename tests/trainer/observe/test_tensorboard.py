@@ -1,7 +1,11 @@
 """What a run writes for TensorBoard, read back by TensorBoard's own reader."""
 
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -46,6 +50,42 @@ def test_run_that_goes_on_takes_back_what_it_writes_again(tmp_path: pathlib.Path
             for step in range(start + 5, start + 20, 5):
                 write(Record(step, "train", {"loss": value}))
     assert scalars(tmp_path / "train", "loss") == [(5, 1), (10, 1), (15, 3), (20, 3), (25, 3)]
+
+
+def test_records_of_every_split_are_taken_back(tmp_path: pathlib.Path) -> None:
+    splits = ("train", "eval", "test", "test/hard", "ema")
+    for start, value in ((0, 1.0), (10, 2.0)):
+        writers = (trainer.TensorBoard(tmp_path / "board"), trainer.JsonLines(tmp_path / "metrics.jsonl"))
+        for write in writers:
+            with write.open(start):
+                for step in range(start + 5, start + 20, 5):
+                    for split in splits if start == 0 else splits[:1]:
+                        write(Record(step, split, {"loss": value}))
+    kept = [(5, 1), (10, 1)]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for split in splits:
+        expected = [*kept, (15, 2), (20, 2), (25, 2)] if split == "train" else kept
+        assert scalars(tmp_path / "board" / split, "loss") == expected
+        assert [(line["step"], line["loss"]) for line in lines if line["split"] == split] == expected
+
+
+def test_folders_of_others_are_not_cut(tmp_path: pathlib.Path) -> None:
+    (trainer.TensorBoard(tmp_path / "run"))(Record(20, "train", {"loss": 1.0}))
+    with tf.summary.create_file_writer(str(tmp_path / "validation")).as_default():
+        tf.summary.scalar("loss", 1.0, step=20)
+    tf.summary.flush()
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "note.tfevents.split-plugins.txt").write_text("not an event file")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with trainer.TensorBoard(tmp_path).open(10):
+        pass
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_board_needs_no_keras_2(tmp_path: pathlib.Path) -> None:
+    code = "from loopwright import trainer; trainer.TensorBoard('x').describe('a', {'rate': 1.0}, {})"
+    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False).returncode == 0
 
 
 def test_hyperparameters_flags_and_graph_are_there_once(tmp_path: pathlib.Path, make_state: Any) -> None:

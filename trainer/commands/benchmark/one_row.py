@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loopwright import flags
-from loopwright.trainer.commands import fit_job, machine, setup
+from loopwright.trainer.commands import fit_job, machine, scaling, setup
 from loopwright.trainer.commands.train import build
 
 #: `fit_tuned` is the best of these with and without XLA. Values that don't divide the steps of a lap are left out.
@@ -85,9 +85,13 @@ class Row:
     def job(self) -> build.Job:
         benchmark = self.cell.benchmark
         total = self.steps * (benchmark.repeats + 1)
-        return build.build_job(
+        job = build.build_job(
             self.cell.model, self.cell.optimization, self.dataset, seed=benchmark.seed, total_steps=total
         )
+        self.feed = scaling.follow(
+            scaling.decide(self.cell.data.scale, job.state.model, self.feed, tell=False), self.feed
+        )
+        return job
 
     def ready(self, **facts: Any) -> None:
         """Reports that the first step is done."""

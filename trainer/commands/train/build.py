@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.flags import checks
-from loopwright.trainer.base import atomic
-from loopwright.trainer.base.lock import in_turn
 from loopwright.trainer.base.say import say
+from loopwright.trainer.commands.train import own_methods
 
 if TYPE_CHECKING:
     import keras
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from loopwright.trainer.core.state import TrainState
     from loopwright.trainer.core.step import GradientStep
 
+#: Samples on which an export is compared with the model at the end of a run.
+_COMPARED = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -31,6 +33,8 @@ class Job:
     state: TrainState
     objective: Objective
     step: GradientStep
+    #: Whether the model gives probabilities rather than logits.
+    probabilities: bool
 
 
 def build_job(
@@ -50,16 +54,18 @@ def build_job(
       norms: whether the step also gives the norms of gradients, parameters and updates.
       skip_nonfinite: whether the step skips an update whose loss or gradient isn't finite.
 
-    Raises UsageError for flags that don't fit the dataset or the model.
+    Raises UsageError for flags that don't fit the dataset or the model, and ModelError for a model that may give logits or
+    probabilities.
     """
     import keras
 
     from loopwright import models, trainer
-    from loopwright.trainer.core.objective import make_metrics
+    from loopwright.trainer.core.named_metrics import make_metrics
 
     keras.utils.clear_session()  # The names of layers and variables mustn't depend on what was built before.
     keras.utils.set_random_seed(seed)
     network = models.create(model.model, dataset.input_shape, dataset.num_classes, precision=model.precision)
+    own_methods.check(model.model, network)
     if model.freeze is not None:
         _freeze(network, model.freeze)
     try:
@@ -67,8 +73,9 @@ def build_job(
         metrics = make_metrics(checks.metrics(model.metrics), dataset.num_classes)
     except ValueError as error:
         raise flags.UsageError(flags.as_flags(str(error))) from None
+    probabilities = models.ends_in_probabilities(model.model, network, model.outputs)
     objective = trainer.classification(
-        from_logits=not models.ends_in_probabilities(model.model, network),
+        from_logits=not probabilities,
         label_smoothing=optimization.label_smoothing,
         metrics=metrics,
     )
@@ -80,7 +87,7 @@ def build_job(
         skip_nonfinite=skip_nonfinite,
     )
     state = trainer.TrainState.create(network, optimizer, metrics=metrics, extras=step.extras(network, optimizer))
-    return Job(state, objective, step)
+    return Job(state, objective, step, probabilities)
 
 
 def _make_optimizer(
@@ -112,9 +119,7 @@ def _make_optimizer(
 
 def output_name(job: Job, config: flags.Config) -> str:
     """What the model ends in: `probabilities` or `logits`."""
-    from loopwright import models
-
-    return "probabilities" if models.ends_in_probabilities(config.model.model, job.state.model) else "logits"
+    return "probabilities" if job.probabilities else "logits"
 
 
 def plain_loss(job: Job, config: flags.Config) -> tuple[Any, list[str]]:
@@ -138,28 +143,22 @@ def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
-    """Writes `model.h5` and returns its path.
-
-    A model that only its own code can rebuild becomes a `model.weights.h5` instead.
-    """
-    from loopwright import trainer
+    """Writes the file from which training goes on, the first kind that holds the model, and returns its path."""
     from loopwright.trainer.export import formats
-    from loopwright.trainer.export.functional import NotRebuildable
 
-    state = job.state
     loss, metrics = plain_loss(job, config)
-    options = {"loss": loss, "metrics": metrics, "facts": facts(config, dataset)}
-    folder.mkdir(parents=True, exist_ok=True)
-    with in_turn(folder):
-        atomic.sweep(folder)
-        try:
-            path = trainer.export_h5(state, folder / "model.h5", dataset.input_shape, **options)
-            formats.forget_export(folder, path.name)
-            return path
-        except NotRebuildable as error:
-            say(flags.as_flags(" ".join(str(error).split())))
-            with trainer.averaged_weights(state.model, state.optimizer):
-                return trainer.export_weights(state.model, folder / "model.weights.h5")
+    return formats.export_trained(
+        job.state,
+        folder,
+        next(iter(dataset.eval_feed(_COMPARED)()))["x"],
+        dataset.input_shape,
+        output_name=output_name(job, config),
+        class_names=dataset.class_names,
+        say=lambda line: say(flags.as_flags(line)),
+        loss=loss,
+        metrics=metrics,
+        facts=facts(config, dataset),
+    )
 
 
 def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -> Execution:

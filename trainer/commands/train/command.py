@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
 from loopwright.trainer.base.clock import Clock
 from loopwright.trainer.base.monitor import Monitor
-from loopwright.trainer.commands import setup, workdir
-from loopwright.trainer.commands.train import build, facts, resolve, restore, summary, watch
+from loopwright.trainer.commands import scaling, setup, workdir
+from loopwright.trainer.commands.train import build, facts, moved_data, resolve, restore, summary, watch
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset, Feed
@@ -85,25 +84,29 @@ def _plan(config: flags.Config, clock: Clock) -> Plan:
         norms=config.run.log_norms,
         skip_nonfinite=config.run.on_nonfinite == "skip",
     )
+    scale = scaling.decide(config.data.scale, job.state.model, feed)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, scale=scale))
+    feed, eval_feed = scaling.follow(scale, feed), scaling.follow(scale, eval_feed)
     monitor = watch.monitor_of(config, job)
-    config = workdir.with_run(config, workdir=config.run.workdir or workdir.default_workdir(config))
+    config, dataset = moved_data.by_name_of_run(config, dataset)
     measured: dict[str, Any] = {}
     if config.run.execution == "auto":
         config, measured = resolve.resolve_execution(config, job, dataset, feed)
     return Plan(config, dataset, feed, eval_feed, job, monitor, num_steps, measured)
 
 
-def _train(folder: pathlib.Path, plan: Plan, clock: Clock) -> int:
+def _train(opened: workdir.Workdir, plan: Plan, clock: Clock) -> int:
     """Trains in the run's folder, which only this process writes."""
     from loopwright import trainer
 
-    config, state, options = plan.config, plan.job.state, plan.config.run
+    config, state, options, folder = plan.config, plan.job.state, plan.config.run, opened.path
     epoch = plan.feed.steps_per_epoch
     evaluate = trainer.Evaluate(plan.eval_feed, plan.job.objective)
     steering = watch.steering(config, evaluate, plan.monitor)
     state.extras |= steering
     facts.check_data(folder, plan.dataset.fingerprint)
-    with trainer.Run(folder, state, monitor=plan.monitor, clock=clock, **restore.options(plan)) as run:
+    run = trainer.Run(folder, state, monitor=plan.monitor, clock=clock, **restore.options(plan))
+    with run, opened.emptied_if_refused():
         start = restore.begin(config, run, plan.num_steps)
         if (start >= plan.num_steps or steering["early_stop"].exhausted()) and run.files.summary.exists():
             summary.report(workdir.read_config(folder) or config, folder, as_json=options.json, finished_before=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer.base import atomic
-from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.run_folder import RunFolder
+from loopwright.trainer.base.say import say
 
 if TYPE_CHECKING:
     from loopwright.trainer.checkpoint.checkpoint import Checkpoint
@@ -63,7 +64,7 @@ def _restore_from(source: pathlib.Path, state: TrainState, checkpoint: Checkpoin
     from loopwright.trainer.checkpoint.checkpoint import load, verified_manifest
     from loopwright.trainer.export import h5_reader
 
-    if source.is_file() and source.suffix in (".h5", ".hdf5"):
+    if source.is_file() and source.suffix in (".h5", ".hdf5", ".keras"):
         checkpoint.check_facts(source, h5_reader.read_facts(source))
         h5_reader.restore_h5(source, state)
         return int(state.step)
@@ -74,9 +75,30 @@ def _restore_from(source: pathlib.Path, state: TrainState, checkpoint: Checkpoin
     return int(state.step)
 
 
-def _init_from(folder: pathlib.Path, state: TrainState, exclude: str | None) -> None:
-    from loopwright.trainer.checkpoint.checkpoint import load_weights
+def _init_from(path: pathlib.Path, state: TrainState, exclude: str | None) -> None:
+    """Takes the weights of a checkpoint, a run's folder, a file of Keras, or the files of a `tf.train.Checkpoint`.
 
-    _check_is_checkpoint("--init_from", folder)
-    if not load_weights(folder, state.model, exclude=exclude):
-        raise TrainingError(f"--init_exclude={exclude} leaves out every variable", exit_code=2)
+    Raises TrainingError, with the variables, if they don't fit the model.
+    """
+    from loopwright.trainer.base.named_weights import give_weights
+    from loopwright.trainer.checkpoint import plain
+    from loopwright.trainer.checkpoint.checkpoint import load_weights, newest_good
+    from loopwright.trainer.export.weight_files import file_weights
+
+    model = state.model
+    run = RunFolder.at(path)
+    if not (path / atomic.MANIFEST).is_file() and (run.checkpoints.is_dir() or path.name == run.checkpoints.name):
+        newest = newest_good(run.checkpoints if run.checkpoints.is_dir() else path)
+        if newest is not None:
+            path = newest
+    if (path / atomic.MANIFEST).is_file():
+        load_weights(path, model, exclude=exclude, say=say)
+    elif path.is_file() and path.suffix in (".h5", ".hdf5", ".keras"):
+        give_weights(path, file_weights(path, model), model, exclude=exclude, say=say)
+    elif (prefix := plain.prefix_of(path)) is not None:
+        give_weights(prefix, plain.plain_weights(prefix, model), model, exclude=exclude, say=say)
+    else:
+        raise flags.UsageError(
+            f"--init_from={path}: holds no weights; name a checkpoint, a run's folder, an .h5, .keras or .weights.h5 file, "
+            "or the files of a tf.train.Checkpoint"
+        )

@@ -8,7 +8,6 @@ import shlex
 from typing import Any
 
 from loopwright import flags
-from loopwright.trainer.base.atomic import MANIFEST
 from loopwright.trainer.base.run_folder import RunFolder
 
 #: The number of phases that the table names, the largest ones, so that its line fits 80 columns.
@@ -35,7 +34,7 @@ def report(config: flags.Config, folder: pathlib.Path, *, as_json: bool, finishe
     rows.append(
         ("accuracy", f"{evaluated['accuracy']:.4f}, loss {_number(evaluated['loss'])} after step {evaluated['step']}")
     )
-    rows += [("model", str(path)) for path in sorted(files.exports.glob("[!.]*")) if path.name != MANIFEST]
+    rows += _exports(files.exports, summary["step"])
     rows += [
         ("watch", f"tensorboard --logdir={quote(folder.parent)}"),
         (
@@ -45,6 +44,16 @@ def report(config: flags.Config, folder: pathlib.Path, *, as_json: bool, finishe
     ]
     for name, value in rows:
         print(f"{name:<13}{value}")
+
+
+def _exports(folder: pathlib.Path, step: int) -> list[tuple[str, str]]:
+    """The exports of this step. Those of an earlier step are named as such."""
+    from loopwright.trainer.export.formats import read_exports_manifest
+
+    told = read_exports_manifest(folder)["files"]
+    current = [("model", str(folder / name)) for name, entry in told.items() if entry["step"] == step]
+    older = [f"{folder / name} (step {entry['step']})" for name, entry in told.items() if entry["step"] != step]
+    return current + [("older model", path) for path in older]
 
 
 def quote(path: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from typing import TYPE_CHECKING, Any
 
-from loopwright import flags, models
+from loopwright import flags
 from loopwright.trainer.base.monitor import STANDARD, Monitor, directions_of
 from loopwright.trainer.base.say import say
 from loopwright.trainer.commands.train import build
@@ -81,7 +81,7 @@ def extra(run: Run, plan: Plan, steer: list[Any]) -> list[Any]:
 
     options = plan.config.run
     eval_every = options.eval_every or plan.feed.steps_per_epoch
-    found = [trainer.every(eval_every, hook, at_last=False) for hook in steer]
+    found = [trainer.every(eval_every, hook) for hook in steer]
     found += _board(run, plan, eval_every)
 
     def export(state: Any, metrics: Any) -> None:
@@ -100,8 +100,7 @@ def _board(run: Run, plan: Plan, eval_every: int) -> list[Any]:
     if importlib.util.find_spec("PIL") is None:
         say("no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'")
     else:
-        from_logits = not models.ends_in_probabilities(plan.config.model.model, state.model)
-        predict = trainer.predictor(state, plan.eval_feed, from_logits=from_logits)
+        predict = trainer.predictor(state, plan.eval_feed, from_logits=not plan.job.probabilities)
         pictures = Pictures(predict, run.tensorboard, plan.dataset.class_names, run.files.predictions)
         often = -(-plan.num_steps // (_PICTURES_A_RUN * eval_every)) * eval_every
         found.append(trainer.every(options.pictures_every or often, timed("pictures", pictures)))

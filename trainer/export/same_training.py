@@ -1,0 +1,131 @@
+"""Loads a file from which training goes on in a new process, and compares a training step there with the live model's.
+
+As a program, this module is the new process: `python -m loopwright.trainer.export.same_training FOLDER FILE`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from loopwright.trainer.base.errors import TrainingError, first_line
+from loopwright.trainer.core.state import TrainState
+from loopwright.trainer.export.functional import functional_twin
+from loopwright.trainer.export.h5_reader import load_h5
+
+_REQUEST, _ANSWER = "inputs.json", "answer.npz"
+#: What may differ, relative to the largest value: in float32, and where a layer computes in half precision.
+_BOUND, _BOUND_OF_HALF = 1e-5, 5e-2
+
+
+def check_same_training(state: TrainState, path: pathlib.Path, inputs: Any, input_shape: Any = None) -> float:
+    """Compares outputs and gradients of the model in a file with those of the live model; returns the largest difference.
+
+    The file's folder must belong to the caller alone. The state is as before afterwards.
+
+    Args:
+      inputs: a batch of real inputs of the model, a tensor or a dict of tensors by name.
+
+    Raises TrainingError if a new process can't load the file, or if the model in it computes anything else.
+    """
+    names = sorted(inputs) if isinstance(inputs, dict) else None
+    leaves = [inputs[name] for name in names] if names else [inputs]
+    for number, leaf in enumerate(leaves):
+        tf.io.write_file(str(path.with_name(f"{number}.tensor")), tf.io.serialize_tensor(leaf))
+    request = {"names": names, "dtypes": [tf.as_dtype(leaf.dtype).name for leaf in leaves]}
+    path.with_name(_REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    if threads:
+        environment["TF_NUM_INTRAOP_THREADS"] = str(threads)
+    command = [sys.executable, "-m", __name__, str(path.parent), path.name]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    live = _step(functional_twin(state.model, input_shape), inputs)
+    _, said = process.communicate()
+    if process.returncode:
+        lines = [line for line in said.splitlines() if line.strip()] or [f"exit code {process.returncode}"]
+        raise TrainingError(f"{path.name} can't be loaded again in a new process ({lines[-1]})")
+    return _difference(path, live, state.model)
+
+
+def _difference(path: pathlib.Path, live: dict[str, np.ndarray], model: keras.Model) -> float:
+    half = any(getattr(layer, "compute_dtype", "float32") != "float32" for layer in model._flatten_layers())
+    largest = 0.0
+    with np.load(path.with_name(_ANSWER)) as found:
+        for name, value in live.items():
+            if name not in found or found[name].shape != value.shape:
+                raise TrainingError(f"{path.name} comes back with other {name.partition('/')[0]}")
+            other = found[name]
+            compared = ~(
+                (other == value) | (np.isnan(other) & np.isnan(value))
+            )  # an infinity minus itself is no number
+            difference = float(np.max(np.abs(other - value), initial=0.0, where=compared))
+            scale = max(1.0, float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value))))
+            if not difference <= scale * (_BOUND_OF_HALF if half else _BOUND):
+                raise TrainingError(
+                    f"{path.name} comes back as another model: its {name.partition('/')[0]} differ by {difference:.3g}"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _step(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
+    """The outputs, and the gradients of a weighted sum of the outputs of training, of the weights by their places.
+
+    Every variable of the model has its value of before afterwards.
+    """
+    values = [variable.numpy() for variable in model.variables]
+    try:
+        outputs = tf.nest.flatten(model(inputs, training=False))
+        with tf.GradientTape() as tape:
+            trained = [tf.cast(part, tf.float32) for part in tf.nest.flatten(model(inputs, training=True))]
+            total = tf.add_n([tf.reduce_sum(part * _pattern(part)) for part in trained])
+        gradients = tape.gradient(total, [variable.value for variable in model.trainable_variables])
+    finally:
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+    place = {id(variable): number for number, variable in enumerate(model.weights)}
+    found = {f"outputs/{number}": np.array(tf.cast(part, tf.float32)) for number, part in enumerate(outputs)}
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        if gradient is not None:
+            found[f"gradients/{place[id(variable)]}"] = np.array(tf.cast(tf.convert_to_tensor(gradient), tf.float32))
+    return found
+
+
+def _pattern(outputs: tf.Tensor) -> tf.Tensor:
+    """A weight for each output, so that no gradient cancels out."""
+    return tf.reshape(tf.cos(tf.cast(tf.range(tf.size(outputs)) % 97, tf.float32)), tf.shape(outputs))
+
+
+def _answer(folder: pathlib.Path, name: str) -> None:
+    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
+    leaves = [
+        tf.io.parse_tensor(tf.io.read_file(str(folder / f"{number}.tensor")), dtype)
+        for number, dtype in enumerate(request["dtypes"])
+    ]
+    inputs = dict(zip(request["names"], leaves, strict=True)) if request["names"] else leaves[0]
+    answer: dict[str, Any] = {**_step(load_h5(folder / name, trust=True).model, inputs)}
+    np.savez(folder / _ANSWER, **answer)
+
+
+def main(argv: list[str]) -> str | None:
+    """Returns None, or one line about the failure."""
+    try:
+        _answer(pathlib.Path(argv[0]), argv[1])
+    except TrainingError as error:
+        return str(error)
+    except Exception as error:  # a model in a file may raise anything
+        return first_line(error)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
