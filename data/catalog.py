@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class Prepared(NamedTuple):
 
 def prepared(data_dir: str | None) -> list[Prepared]:
     """The datasets that lie prepared in a folder (the default folder of TFDS if None), by names that `load` takes."""
-    root = pathlib.Path(data_dir).expanduser() if data_dir else pathlib.Path.home() / "tensorflow_datasets"
+    root = pathlib.Path(os.path.expanduser(data_dir or "~/tensorflow_datasets"))  # noqa: PTH111 - there may be no home
     found = []
     for depth in ("*/*", "*/*/*"):
         for facts in sorted(root.glob(f"{depth}/dataset_info.json")):

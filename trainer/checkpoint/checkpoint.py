@@ -320,7 +320,7 @@ def restore_folder(folder: str | os.PathLike[str], state: TrainState, *, exact: 
     Raises TrainingError for a damaged checkpoint, and for one that doesn't fit the state.
     """
     manifest = verified_manifest(folder)
-    load(pathlib.Path(folder), manifest, state, exact=exact)
+    load(local_path(folder), manifest, state, exact=exact)
     return manifest
 
 
@@ -371,7 +371,7 @@ def load_weights(
     variables that have no value of their shape there.
     """
     verified_manifest(folder)
-    prefix = pathlib.Path(folder) / PREFIX
+    prefix = local_path(folder) / PREFIX
     reader = tf.train.load_checkpoint(str(prefix))
     own = {id(variable.value): variable for variable in model.weights}
     found = [

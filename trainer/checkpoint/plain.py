@@ -12,6 +12,7 @@ import tensorflow as tf
 from loopwright.trainer.base import private_tf
 from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.base.named_weights import Found
+from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.checkpoint import object_graph
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -19,7 +20,7 @@ _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 def prefix_of(path: str | os.PathLike[str]) -> pathlib.Path | None:
     """The prefix of checkpoint files that a path names: the prefix, its `.index` file, or a folder with a newest one."""
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.is_dir():
         newest = tf.train.latest_checkpoint(str(path))
         return None if newest is None else pathlib.Path(newest)

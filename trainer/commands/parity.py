@@ -12,7 +12,7 @@ from loopwright import flags, models
 from loopwright.trainer.base.atomic import replace_file
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.json_lines import finite
-from loopwright.trainer.commands import fit_job, machine, setup, workdir
+from loopwright.trainer.commands import fit_job, machine, scaling, setup, workdir
 from loopwright.trainer.commands.train import build
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _certify(
         build.build_job(model, optimization, dataset, seed=parity.seed, total_steps=parity.train_steps)
         for _ in range(2)
     ]
+    feed = scaling.follow(scaling.decide(data.scale, ours.state.model, feed), feed)
     network = fit_job.compile_for_fit(theirs, model, optimization, **FIT_OPTIONS[parity.execution])
     if parity.execution == "xla" and not network.jit_compile:
         raise TrainingError(

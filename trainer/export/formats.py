@@ -22,6 +22,7 @@ import tensorflow as tf
 from loopwright.trainer.base import atomic
 from loopwright.trainer.base.errors import TrainingError, first_line, reason
 from loopwright.trainer.base.lock import in_turn
+from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.base.say import say
 from loopwright.trainer.core.optimizers import averaged_weights
 from loopwright.trainer.core.state import TrainState
@@ -79,7 +80,7 @@ def export_all(export: Export, folder: str | os.PathLike[str], formats: Sequence
 
     Raises TrainingError for a format that can't be written or loaded again, or whose outputs differ from the live model's.
     """
-    folder = pathlib.Path(folder)
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with in_turn(folder):
         return _export_all(export, folder, formats)
@@ -128,7 +129,7 @@ def export_trained(
       inputs: a few real inputs of the model, a tensor or a dict of tensors by name.
       options: `loss`, `metrics` and `facts`, passed to `export_h5`.
     """
-    folder = pathlib.Path(folder)
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = len(tf.nest.flatten(inputs)[0])
     with in_turn(folder):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from loopwright.trainer.base import atomic
+from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.core.optimizers import averaged_weights, inner_optimizer
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.export.functional import NotRebuildable, custom_classes, functional_twin, thawed
@@ -56,7 +57,7 @@ def export_h5(
     a subclassed model whose `call` Keras can't trace, or one with an operation, an argument or a weight that this old kind
     of file loses. `export_keras` holds most of those.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.suffix not in (".h5", ".hdf5") or path.name.endswith(".weights.h5"):
         raise ValueError(f"path={path}: the name of a whole model must end in .h5, and not in .weights.h5")
     options = {"loss": loss, "metrics": metrics, "step": step, "facts": facts}
@@ -78,7 +79,7 @@ def export_keras(
     It holds models that `.h5` can't. Plain Keras loads the model of a state uncompiled. The arguments are those of
     `export_h5`. Raises ValueError for a different suffix, and NotRebuildable for a model that doesn't come back as it is.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.suffix != ".keras":
         raise ValueError(f"path={path}: the name must end in .keras")
     options = {"loss": loss, "metrics": metrics, "step": step, "facts": facts}
@@ -101,7 +102,7 @@ def export_weights(
       path: ends in `.weights.h5`. The file's attribute `model_class` names the model's class as `module:Class`.
       step, facts: as for `export_h5`.
     """
-    return _export(source, pathlib.Path(path), lambda model: model, loss=None, metrics=(), step=step, facts=facts)
+    return _export(source, local_path(path), lambda model: model, loss=None, metrics=(), step=step, facts=facts)
 
 
 def _export(

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer.base.errors import TrainingError, first_line
+from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.export import safe_load
 
 REQUEST = "request.json"
@@ -53,7 +54,7 @@ def open_export(path: str | os.PathLike[str], *, trust: bool = False) -> OpenedM
 
     Raises TrainingError for any other file, a refused file, and a file that can't be loaded.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.is_dir():
         return _saved_model(path, trust)
     return _litert(path) if path.suffix == ".tflite" else _keras(path, trust)

@@ -24,6 +24,7 @@ import h5py
 import keras
 
 from loopwright.trainer.base.errors import TrainingError, first_line
+from loopwright.trainer.base.paths import local_path
 
 #: The data in a file may take this many times the file's size, plus this many bytes.
 _EXPANSION, _ALLOWANCE = 20, 64 << 20
@@ -61,7 +62,7 @@ def load_model(
 
     Raises Refused for an unsafe file, and TrainingError for a file that Keras can't load.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     stored = check_file(path, known=custom_objects or (), trust=trust)
     named = _imported(path) if trust else {}
     options = {"custom_objects": {**named, **(custom_objects or {})}, "safe_mode": not trust}
@@ -77,7 +78,7 @@ def check_file(path: str | os.PathLike[str], *, known: Collection[str] = (), tru
 
     Runs no code from the file, and unpacks no more than the file may hold.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise Refused(f"{path}: no such file")
     try:
@@ -100,7 +101,7 @@ def opened_weights(path: str | os.PathLike[str], member: str = _WEIGHTS) -> Iter
 
     Raises Refused for an unsafe file, and TrainingError if it is damaged.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise Refused(f"{path}: no such file")
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from loopwright.trainer.base.atomic import replace_path
+from loopwright.trainer.base.paths import local_path
 
 #: How many inputs are kept: of the split's first samples, and of the mistakes with the highest confidence.
 FIRST, MISTAKES = 16, 24
@@ -88,7 +89,7 @@ class Predictions:
             with temporary.open("wb") as file:
                 np.savez_compressed(file, **vars(self))
 
-        replace_path(pathlib.Path(path), write)
+        replace_path(local_path(path), write)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from loopwright.trainer.base import json_lines
+from loopwright.trainer.base.paths import local_path
 
 
 class Record:
@@ -75,7 +75,7 @@ class JsonLines:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path)
+        self.path = local_path(path)
         self._file: Any = None
 
     def read(self) -> list[dict[str, Any]]:

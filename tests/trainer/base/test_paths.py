@@ -13,11 +13,18 @@ from loopwright import trainer
 from loopwright.trainer.base import atomic
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.paths import local_path
-from loopwright.trainer.checkpoint.checkpoint import newest_good
+from loopwright.trainer.checkpoint.checkpoint import load_weights, newest_good, restore_folder
 from loopwright.trainer.observe.event_files import EventFile
 
 TAKERS: dict[str, Any] = {
     "Checkpoint": lambda path, state: trainer.Checkpoint(path),
+    "JsonLines": lambda path, state: trainer.JsonLines(path),
+    "export_h5": lambda path, state: trainer.export_h5(state, f"{path}/model.h5"),
+    "export_weights": lambda path, state: trainer.export_weights(state.model, f"{path}/model.weights.h5"),
+    "load_h5": lambda path, state: trainer.load_h5(f"{path}/model.h5"),
+    "restore_h5": lambda path, state: trainer.restore_h5(f"{path}/model.h5", state),
+    "restore_folder": lambda path, state: restore_folder(path, state),
+    "load_weights": lambda path, state: load_weights(path, state.model),
     "EventFile": lambda path, state: EventFile(path),
     "Run": trainer.Run,
     "TensorBoard": lambda path, state: trainer.TensorBoard(path),
@@ -34,7 +41,7 @@ def test_address_is_refused_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        TrainingError, match=f"^{address} is an address, not a path on this machine; give a local"
+        TrainingError, match=f"^{address}[^ ]* is an address, not a path on this machine; give a local"
     ) as error:
         TAKERS[name](address, make_state())
     assert error.value.exit_code == 2
