@@ -45,7 +45,7 @@ class KerasObjective:
             return {"loss": "min"}
         compiled = [metric for metric in self._carrier.metrics if metric.name == _COMPILED]
         losses = {part.name: "min" for part in self._parts()}
-        return {**losses, **directions_of(None, (metric for part in compiled for metric in part.metrics))}
+        return {**losses, **directions_of(None, compiled)}
 
     def build(self, model: keras.Model, batch_spec: Mapping[str, Any]) -> KerasObjective:
         """Creates the metrics' variables for a model and a feed's `element_spec`; returns the objective itself.
