@@ -24,6 +24,8 @@ ROOMS = (
 )
 #: Lines that a file may have; others have 400.
 MOST_LINES = {"trainer/core/loop.py": 200}
+#: What a function may have. `data.load`, which takes what a user may say of a dataset, has more parameters.
+MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 60, 8
 #: The heart of the core, in the order in which a newcomer reads it in fifteen minutes, and the lines that it may have.
 HEART = ("objective", "state", "step", "execution", "loop")
 MOST_LINES_OF_HEART = 900
@@ -101,6 +103,17 @@ def test_absl_flags_are_imported_in_flags_only(path: pathlib.Path) -> None:
 def test_file_is_short(path: pathlib.Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MOST_LINES.get(name_of(path), 400)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_functions_are_short_and_take_few_parameters(path: pathlib.Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            assert (node.end_lineno or 0) - node.lineno < MOST_LINES_OF_A_FUNCTION, node.name
+            assert len([name for name in given if name not in ("self", "cls")]) <= MOST_PARAMETERS or (
+                name_of(path) == "data/loading.py" and node.name == "load"
+            ), node.name
 
 
 def test_heart_is_read_in_fifteen_minutes() -> None:
