@@ -195,6 +195,7 @@ def test_run_goes_on_with_its_data_elsewhere(
     assert max(record["step"] for record in records) == 10
 
 
+@pytest.mark.slow
 def test_other_data_are_another_run(loopwright: Any, pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
     words = ["train", "--model=mlp", "--batch_size=4", "--image_size=8,8", "--json", "--train_steps=2"]
     assert loopwright(*words, "--dataset=folder:pictures").code == 0
@@ -210,6 +211,7 @@ def test_other_data_are_another_run(loopwright: Any, pictures: pathlib.Path, tmp
     assert "holds another run (--dataset=folder:pictures there" in result.err
 
 
+@pytest.mark.slow
 def test_run_in_a_named_folder_goes_on_by_another_path(
     loopwright: Any, pictures: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

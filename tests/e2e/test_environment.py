@@ -54,6 +54,7 @@ def measured(done: Any) -> dict[str, float]:
     return {name: result[split][name] for split in ("train", "eval") for name in ("loss", "accuracy")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -69,11 +70,13 @@ def test_keras_json_changes_no_number(
     assert measured(command(*JOB, f"--data_dir={mnist_dir}", cwd=tmp_path, HOME=home)) == usual
 
 
+@pytest.mark.slow
 def test_variables_of_a_notebook_change_no_number(tmp_path: pathlib.Path, mnist_dir: pathlib.Path, usual: Any) -> None:
     environment = {"MPLBACKEND": "module://no_such.backend", "TF_USE_LEGACY_KERAS": "1", "KERAS_MAX_EPOCHS": "1"}
     assert measured(command(*JOB, f"--data_dir={mnist_dir}", cwd=tmp_path, **environment)) == usual
 
 
+@pytest.mark.slow
 def test_user_without_a_home_folder_trains_with_a_data_dir(
     tmp_path: pathlib.Path, mnist_dir: pathlib.Path, usual: Any
 ) -> None:
@@ -103,6 +106,7 @@ def test_locale_without_utf_8_works_or_is_told(tmp_path: pathlib.Path, mnist_dir
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.txt", "run"]
 
 
+@pytest.mark.slow
 def test_main_runs_in_a_thread_and_twice(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, mnist_dir: pathlib.Path, capsys: Any
 ) -> None:

@@ -64,6 +64,7 @@ def accuracy(folder: pathlib.Path) -> Any:
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))["eval"]
 
 
+@pytest.mark.slow
 def test_a_model_that_scales_its_inputs_gets_pixels(run: Any, loopwright: Any, tmp_path: pathlib.Path) -> None:
     assert run("plain", folder="plain").code == 0
     result = run("rescaled", folder="rescaled")
@@ -92,6 +93,7 @@ def _data_dir(tmp_path: pathlib.Path) -> str:
     return str(config.data.data_dir)
 
 
+@pytest.mark.slow
 def test_a_scale_that_is_given_decides(run: Any, tmp_path: pathlib.Path) -> None:
     result = run("rescaled", "--scale=unit")
     assert result.code == 0, result.err

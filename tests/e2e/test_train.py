@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loopwright import flags, trainer
+from loopwright.trainer.export import formats
 from loopwright.trainer.commands import workdir
 
 
@@ -71,7 +72,7 @@ def test_command_makes_the_folder_of_the_contract(small_run_result: Any) -> None
         *("flags.txt", "run.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints", "exports", "lock"),
         *("goodput.json", "predictions.npz"),
     }
-    assert names(run / "checkpoints") == {"00000015", "00000030", "latest", "best.json"}
+    assert names(run / "checkpoints") == {"00000015", "00000030", "latest", "best.json", "lock"}
     assert names(run / "checkpoints" / "00000030") >= {"manifest.json", "state.index"}
     assert "model.h5" in names(run / "exports")
     assert {path.name for path in (run / "tensorboard").iterdir() if path.is_dir()} == {"train", "eval"}
@@ -344,7 +345,7 @@ def test_longer_run_that_fails_in_its_export_is_not_called_finished(
 
     words = ["train", "--flagfile=run/flags.txt", "--workdir=run", "--train_steps=40"]
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "export_h5", full)
+        patch.setattr(formats, "export_h5", full)
         failed = loopwright(*words)
     assert (failed.code, failed.err.splitlines()[-1]) == (1, "loopwright: model.h5: No space left on device")
     before = (run_folder / "exports" / "model.h5").read_bytes()

@@ -133,5 +133,5 @@ def test_dataset_that_changed_under_its_name_is_refused(start: Any, tmp_path: pa
     add("train", "another")
     trainer = start(tmp_path / "run", *words, "--train_steps=10")
     assert trainer.wait() == 1
-    assert "was trained on other data" in trainer.said().splitlines()[-1]
+    assert "was trained on different data" in trainer.said().splitlines()[-1]
     survived("dataset changed under its name")

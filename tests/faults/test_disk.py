@@ -111,6 +111,7 @@ def test_fsync_fails(start: Any, goes_on: Any, assert_whole: Any, tmp_path: path
     survived("EIO at fsync of a run")
 
 
+@pytest.mark.slow
 @needs_root
 def test_read_only_folder(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     workdir = tmp_path / "run"

@@ -56,6 +56,7 @@ def test_collapse_of_the_loss_scale_ends_the_run(
     survived("collapse of the loss scale")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--keep=1", "--checkpoint_every=1"]], ids=["keep=1"])
 def test_reader_never_sees_a_half_deleted_checkpoint(
     start: Any, tmp_path: pathlib.Path, survived: Any, words: list[str]

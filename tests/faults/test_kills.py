@@ -41,6 +41,7 @@ def test_kill_at_random_moments(
     survived(f"kill -9 at a random moment ({in_save} of them inside a save)", done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["deletion"] if FAULTS == "quick" else ["deletion", "asynchronous save", "evaluation"])
 def test_kill_in(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any, kind: str) -> None:
     words = {"deletion": ["--keep=1"], "asynchronous save": ["--async_checkpoints"], "evaluation": []}[kind]

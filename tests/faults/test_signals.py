@@ -55,6 +55,7 @@ def test_second_sigterm_ends_at_once_and_loses_nothing_committed(
     survived("second SIGTERM")
 
 
+@pytest.mark.slow
 def test_stopped_worker_keeps_its_folder_and_goes_on(
     start: Any, goes_on: Any, tmp_path: pathlib.Path, survived: Any, host: str
 ) -> None:

@@ -55,6 +55,8 @@ def serve() -> None:
             code = 1
             try:
                 code = child(request)
+            except SystemExit as ended:  # as the console script hands it on
+                code = int(ended.code or 0)
             except BaseException:
                 traceback.print_exc()
             finally:

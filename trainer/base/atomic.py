@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from loopwright.trainer.base.paths import local_path
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -81,7 +80,7 @@ def commit_folder(
     An old folder of that name stays until the new folder is whole. When anything fails, the new files are removed, so
     that they don't keep a full disk full.
     """
-    folder = local_path(folder)
+    folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"{_TEMPORARY}{os.getpid()}-{folder.name}")
     _remove(temporary)
@@ -116,7 +115,7 @@ def verify_folder(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
     What file managers leave there, such as `.DS_Store` or `Thumbs.db`, isn't damage.
     """
-    folder = local_path(folder)
+    folder = pathlib.Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files, schema = manifest["files"], manifest["schema"]

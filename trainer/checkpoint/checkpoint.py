@@ -327,7 +327,7 @@ def restore_folder(folder: str | os.PathLike[str], state: TrainState, *, exact: 
 def verified_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a folder that the user named, after every file was checked. Raises TrainingError for a damaged one."""
     try:
-        return atomic.verify_folder(folder)
+        return atomic.verify_folder(local_path(folder))
     except atomic.Damaged as error:
         raise TrainingError(f"the checkpoint is damaged: {error}; choose another one") from None
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from loopwright import trainer
-from loopwright.trainer.base import atomic
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.paths import local_path
-from loopwright.trainer.checkpoint.checkpoint import load_weights, newest_good, restore_folder
+from loopwright.trainer.checkpoint.checkpoint import load_weights, newest_good, restore_folder, verified_manifest
 from loopwright.trainer.observe.event_files import EventFile
 
 TAKERS: dict[str, Any] = {
@@ -28,9 +27,8 @@ TAKERS: dict[str, Any] = {
     "EventFile": lambda path, state: EventFile(path),
     "Run": trainer.Run,
     "TensorBoard": lambda path, state: trainer.TensorBoard(path),
-    "commit_folder": lambda path, state: atomic.commit_folder(path, lambda folder: None, {}),
     "newest_good": lambda path, state: newest_good(path),
-    "verify_folder": lambda path, state: atomic.verify_folder(path),
+    "verified_manifest": lambda path, state: verified_manifest(path),
 }
 
 

@@ -108,6 +108,7 @@ CONFIG = "tensorflow.python.framework.config"
 HANDLES = "tensorflow.python.ops.handle_data_util"
 
 
+@pytest.mark.slow
 def test_run_without_a_private_part_trains_to_the_same_weights() -> None:
     command = [sys.executable, "-c", TRAINED_WITHOUT, json.dumps([PORT, CALLBACKS, CONFIG, HANDLES])]
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
