@@ -16,9 +16,9 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from loopwright import flags, trainer
-from loopwright.trainer.export import formats
+from loopwright import flags
 from loopwright.trainer.commands import workdir
+from loopwright.trainer.export import formats
 
 
 def records_of(run: pathlib.Path) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-
 MANIFEST = "manifest.json"
 SCHEMA = 1
 _OWN_DIGEST = "manifest_sha256"
