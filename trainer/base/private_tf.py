@@ -68,9 +68,11 @@ def optimized_alone(function: Callable[..., Any]) -> Any:
     """
     import tensorflow as tf
 
+    note = tf.autograph.experimental.do_not_convert(_note_shapes_of_variables)
+
     def noted(*arguments: Any) -> Any:
         results = function(*arguments)
-        _note_shapes_of_variables(tf.compat.v1.get_default_graph().captures)
+        note(tf.compat.v1.get_default_graph().captures)
         return results
 
     return tf.function(noted, experimental_attributes={"_noinline": True})

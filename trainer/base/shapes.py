@@ -13,9 +13,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from loopwright.trainer.base.autograph import no_autograph
 from loopwright.trainer.base.errors import in_trace
 
 
+@no_autograph
 def single_target(objective: str, batch: Mapping[str, Any], predictions: Any) -> tf.Tensor:
     """The batch's `y` for an objective that compares one target with one output.
 
@@ -43,6 +45,7 @@ def single_target(objective: str, batch: Mapping[str, Any], predictions: Any) ->
     return y
 
 
+@no_autograph
 def class_labels(y: tf.Tensor, outputs: tf.TensorShape) -> tuple[tf.Tensor, bool]:
     """The class of each position, int64, and whether `y` holds a vector for each position (one-hot labels).
 
@@ -57,6 +60,7 @@ def class_labels(y: tf.Tensor, outputs: tf.TensorShape) -> tuple[tf.Tensor, bool
     return tf.cast(tf.round(y) if y.dtype.is_floating else y, tf.int64), False
 
 
+@no_autograph
 def check_classes(y: tf.TensorShape, outputs: tf.TensorShape) -> None:
     """Raises ValueError for labels or outputs that aren't those of a classification."""
     if outputs.rank < 2 or outputs[-1] == 1:
@@ -76,6 +80,7 @@ def check_classes(y: tf.TensorShape, outputs: tf.TensorShape) -> None:
         )
 
 
+@no_autograph
 def like_outputs(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
     """Targets as float32 in the shape of the predictions. Both have the same numbers in the same order.
 
@@ -148,6 +153,7 @@ def without_padding(part: Any, mask: tf.Tensor) -> Any:
     return rows if of_keras is None else with_keras_mask(rows, tf.boolean_mask(of_keras, mask))
 
 
+@no_autograph
 def sum_of_rows(values: tf.Tensor, weights: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
     """A metric of values `[B, ...]`: the mean of each row's positions, summed over the rows, and the weight of the sum.
 
@@ -158,6 +164,7 @@ def sum_of_rows(values: tf.Tensor, weights: tf.Tensor | None) -> tuple[tf.Tensor
     return tf.reduce_sum(_of_rows(values * weights)), tf.reduce_sum(_of_rows(weights))
 
 
+@no_autograph
 def named_scalars(results: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     """Results as scalars by name. The parts of a vector or matrix have numbers: `f1/0`, `f1/1`, …"""
     scalars: dict[str, tf.Tensor] = {}
@@ -194,6 +201,7 @@ class Counted:
       predictions: the predictions with a mask of Keras that leaves out padding, too.
     """
 
+    @no_autograph
     def __init__(
         self, batch: Mapping[str, Any], predictions: tf.Tensor, values: tf.TensorShape, of_class: Any = None
     ) -> None:
@@ -211,6 +219,7 @@ class Counted:
         self.counts, self.predictions = weights_product(counts), predictions
         self._divided = self._real if of_keras is not None else self._rows
 
+    @no_autograph
     def loss(self, own: tf.Tensor, loss: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The loss as a metric: the mean over the rows that aren't padding.
 
@@ -223,12 +232,14 @@ class Counted:
         return own * self._divided + (loss - own) * self._real, self._real
 
 
+@no_autograph
 def one_hot(labels: tf.Tensor, classes: int) -> tf.Tensor:
     """Classes as one-hot labels float32. A class out of range becomes NaN, as in Keras's loss of classes, never zeros."""
     known = tf.where((labels >= 0) & (labels < classes), 0.0, math.nan)
     return tf.one_hot(labels, classes) + known[..., tf.newaxis]
 
 
+@no_autograph
 def class_weights(labels: tf.Tensor, class_weight: Mapping[int, float]) -> tf.Tensor:
     """The weight float32 of the class of each position, 1 for a class without one. Labels are int64 `[B, ...]`."""
     table = tf.constant([class_weight.get(label, 1.0) for label in range(max(class_weight) + 1)], tf.float32)

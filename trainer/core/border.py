@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from loopwright.trainer.base.autograph import no_autograph
 from loopwright.trainer.base.errors import TrainingError, in_trace, what
 from loopwright.trainer.core import streams
 from loopwright.trainer.core.execution import Execution, Run, eager, graph, xla
@@ -128,6 +129,7 @@ def as_objective(given: Any) -> Objective:
     return checked
 
 
+@no_autograph
 def _check_outputs(outputs: Any) -> None:
     if not (hasattr(outputs, "loss") and hasattr(outputs, "metrics")):
         raise in_trace(
@@ -190,6 +192,7 @@ def _as_step(given: Any) -> Step:
     return checked
 
 
+@no_autograph
 def _check_metrics(metrics: Any, whose: str) -> None:
     """Raises TypeError or ValueError for anything but pairs of scalars by name."""
     if not isinstance(metrics, Mapping):

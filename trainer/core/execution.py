@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from loopwright.trainer.base.autograph import no_autograph
 from loopwright.trainer.base.clock import Clock, TimedIterator
 from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.base.fast_max_pool import fast_pooling_gradients
@@ -202,6 +203,7 @@ def _substituted(one: Callable[[Batch], dict[str, Metric]]) -> Callable[[Batch],
     return faster
 
 
+@no_autograph
 def as_window(metrics: dict[str, Metric]) -> tf.Tensor:
     """Metrics as float64 `[M, 2]`, rows in the order of their names."""
     rows = [tf.stack([tf.cast(part, tf.float64) for part in metrics[name]]) for name in sorted(metrics)]
@@ -233,6 +235,7 @@ def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[t
     return names, accumulate, concrete
 
 
+@no_autograph
 def _now() -> tf.Tensor:
     """The time in seconds, float64. It is always 0 under op determinism, which forbids functions to read a clock."""
     return tf.constant(0.0, tf.float64) if determinism_is_on() else tf.timestamp()

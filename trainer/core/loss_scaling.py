@@ -5,9 +5,11 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from loopwright.trainer.base.autograph import no_autograph
 from loopwright.trainer.core.state import TrainState
 
 
+@no_autograph
 def scales(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether the optimizer scales the loss."""
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)

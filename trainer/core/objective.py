@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from loopwright.trainer.base import shapes
+from loopwright.trainer.base.autograph import no_autograph
 from loopwright.trainer.base.monitor import directions_of
 from loopwright.trainer.core.feed import Batch
 
@@ -49,6 +50,7 @@ class Classification:
         """Which end of a metric is the better one, by name."""
         return {"loss": "min", "accuracy": "max", **directions_of(None, self.metrics)}
 
+    @no_autograph
     def _loss(self, vectors: bool) -> keras.losses.Loss:
         """The loss of one-hot labels (`vectors`) or of classes."""
         if vectors:
@@ -149,6 +151,7 @@ def regression() -> Regression:
     return Regression()
 
 
+@no_autograph
 def total_loss(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
     """The loss plus the losses that the model adds itself, summed as `fit` sums them, so that the bits are equal."""
     extra = [tf.cast(tf.reduce_sum(part), tf.float32) for part in model.losses]

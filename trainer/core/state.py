@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer.base import windows
+from loopwright.trainer.base.autograph import no_autograph
 from loopwright.trainer.base.errors import TrainingError, what
 from loopwright.trainer.base.graph_writes import is_scratch
 from loopwright.trainer.base.windows import WindowMeans, metric_results
@@ -112,12 +113,14 @@ class TrainState:
         self.window_names = names
         windows.fit(self.window, len(names), self.cadences)
 
+    @no_autograph
     def sums(self) -> tf.Tensor:
         """The sums since a hook last read the metrics, `[M, 2]`."""
         rows = len(self.window_names)
         whole = rows > 0 and len(self.cadences) < 2
         return tf.ensure_shape(self.window.value() if whole else self.window[:rows], [rows, 2])
 
+    @no_autograph
     def assign_sums(self, sums: tf.Tensor) -> None:
         """Replaces the sums since a hook last read the metrics."""
         if len(self.cadences) > 1:
