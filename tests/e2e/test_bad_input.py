@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from loopwright import models, trainer
+from loopwright import models
+from loopwright.trainer.core import loop
 
 QUICK = ("--model=mlp", "--train_steps=4", "--batch_size=64")
 
@@ -159,7 +160,7 @@ def test_run_that_crashes_before_its_first_result_leaves_nothing(
     def crash(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("refused by the trace")
 
-    monkeypatch.setattr(trainer.core.loop, "train", crash)
+    monkeypatch.setattr(loop, "train", crash)
     with pytest.raises(RuntimeError):
         loopwright("train", f"--data_dir={mnist_dir}", *QUICK, "--workdir=run")
     assert not list(tmp_path.iterdir())
