@@ -243,5 +243,5 @@ def one_hot(labels: tf.Tensor, classes: int) -> tf.Tensor:
 def class_weights(labels: tf.Tensor, class_weight: Mapping[int, float]) -> tf.Tensor:
     """The weight float32 of the class of each position, 1 for a class without one. Labels are int64 `[B, ...]`."""
     table = tf.constant([class_weight.get(label, 1.0) for label in range(max(class_weight) + 1)], tf.float32)
-    known = (labels >= 0) & (labels < len(table))
+    known = (labels >= 0) & (labels < table.shape[0])
     return tf.where(known, tf.gather(table, tf.where(known, labels, 0)), 1.0)
