@@ -16,6 +16,7 @@ PACKAGES = {
     "loopwright.trainer.observe": "trainer/observe",
     "loopwright.trainer.hooks": "trainer/hooks",
     "loopwright.trainer.compare": "trainer/compare",
+    "loopwright.trainer.tasks": "trainer/tasks",
     "loopwright.trainer.commands": "trainer/commands",
     "loopwright.trainer.commands.train": "trainer/commands/train",
     "loopwright.trainer.commands.benchmark": "trainer/commands/benchmark",

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from loopwright.data.errors import DataError, short_reason
 from loopwright.data.protocols import StoredSplit
-from loopwright.data.splits import READ_AT_ONCE
+from loopwright.data.splits import READ_AT_ONCE, rows_of
 
 
 def why_bad(split: StoredSplit, index: int) -> str | None:
@@ -46,7 +46,7 @@ def find_bad(
     while place < total:
         try:
             for batch in split.in_order(place, total, bad=bad):
-                place += len(batch["y"])
+                place += rows_of(batch)
                 if progress:
                     progress(place, total)
         except tf.errors.OpError as error:

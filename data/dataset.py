@@ -7,9 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
-import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,19 +15,21 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from loopwright.data import array_records, augment, bad_samples
-from loopwright.data.decoding import Keys, holds_images, nbytes
+from loopwright.data.decoding import Keys, holds_images
 from loopwright.data.errors import DataError
 from loopwright.data.feed import Epochs, RandomAccessFeed
+from loopwright.data.feed_kind import choose_kind
 from loopwright.data.image_folder import ImageFiles
 from loopwright.data.memory import MemorySource
+from loopwright.data.options import Options as Options  # where users of a dataset look for them
+from loopwright.data.options import default_memory_budget as default_memory_budget
+from loopwright.data.preprocessing import Preprocessing
 from loopwright.data.protocols import Augmentation, Feed, StoredSplit
 from loopwright.data.record_files import ARRAY_RECORD
 from loopwright.data.scaling import Scaling
 from loopwright.data.sequential_feed import sequential_feed
-from loopwright.data.splits import RecordSplit, decode_all, good_batches
-
-#: Called as `progress(what, done, total)`: what is being done, how much of it is done, and how much there is in all.
-Progress = Callable[[str, int, int], None]
+from loopwright.data.splits import RecordSplit, decode_all, good_batches, rows_of
+from loopwright.data.target import CLASS, NUMBER, OF_CLASSES, TOKENS, Target
 
 _SAMPLES_IN_FINGERPRINT = 64
 #: How far to look for a bad sample before and after a step. Nobody knows how far a failed call had come, or how far the
@@ -38,31 +37,9 @@ _SAMPLES_IN_FINGERPRINT = 64
 _STEPS_AROUND_AN_ERROR = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How the feeds of a dataset are made.
-
-    Attributes:
-      feed: `memory`, `streaming`, `sequential` or `auto`. `auto` takes `memory` if the samples fit into the budget. If
-        not, it takes `streaming` if ArrayRecord files exist or may be written, and `sequential` otherwise.
-      memory_budget: bytes that decoded samples may take.
-      prepare_array_record: whether an ArrayRecord copy may be written beside TFRecord files.
-      max_bad_records: the most bad samples that are left out of each split. More than these are an error.
-      progress: called while a split is decoded, copied or searched.
-      say: called with a line for the user when a choice has a price.
-    """
-
-    feed: str = "auto"
-    memory_budget: int = 1 << 30
-    prepare_array_record: bool = True
-    max_bad_records: int = 0
-    progress: Progress | None = None
-    say: Callable[[str], None] | None = None
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A dataset of inputs and class labels, or regression targets.
+    """A dataset of inputs and of targets: classes, labels, numbers or tokens.
 
     Attributes:
       name: the name that `load` was given; `full_name` adds configuration and version.
@@ -71,7 +48,8 @@ class Dataset:
       train_split, eval_split: the two splits, in TFDS syntax.
       keys: which features are inputs, label and sample weight.
       input_shape: the shape of one sample, without the batch; a dict by name if there are several inputs.
-      class_names: the names of the classes; empty if the label is a regression target.
+      targets: what a model learns to give, by the name of the label; for a language model, by that of the text.
+      preprocessing: what was done with texts or tables to get the inputs, or None.
       open_split: gives the stored samples of a split.
       options: how the feeds are made.
     """
@@ -83,14 +61,26 @@ class Dataset:
     train_split: str
     eval_split: str
     keys: Keys
-    class_names: tuple[str, ...]
+    targets: Mapping[str, Target]
     open_split: Callable[[str], StoredSplit]
-    options: Options = Options()
+    options: Options = dataclasses.field(default_factory=Options)
+    preprocessing: Preprocessing | None = None
     _cache: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
+    def target(self) -> Target | None:
+        """The target, if there is a single one."""
+        return next(iter(self.targets.values())) if len(self.targets) == 1 else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes; empty unless the target is a class, for a sample or for each of its positions."""
+        of_classes = self.target is not None and self.target.kind in OF_CLASSES and self.target.kind != TOKENS
+        return self.target.names if of_classes and self.target else ()
+
+    @property
     def num_classes(self) -> int:
-        """The number of classes, or 0 for regression."""
+        """The number of classes, or 0 where the target isn't a class."""
         return len(self.class_names)
 
     @property
@@ -106,8 +96,34 @@ class Dataset:
         return tf.nest.map_structure(lambda spec: tuple(spec.shape), self.split(self.train_split).specs["x"])
 
     @property
+    def input_kind(self) -> str:
+        """What the inputs are: `images`, `tokens`, `table` (a vector out of columns), `numbers`, or `several` inputs."""
+        if self.preprocessing is not None:
+            return self.preprocessing.kind
+        if isinstance(self.images, dict):
+            return "several"
+        return "images" if self.images else "numbers"
+
+    @functools.cached_property
+    def model_facts(self) -> dict[str, Any]:
+        """What a model may want to know beside shapes, from the training split.
+
+        `vocabulary_size` and `sequence_length` of tokens; `target_mean` and `target_std` of a number (the deviation is 1
+        where all numbers are equal).
+        """
+        facts = {} if self.preprocessing is None else dict(self.preprocessing.facts)
+        if self.target is not None and self.target.kind == NUMBER:
+            if self.kind(self.train_split) == "memory":
+                self._memory(self.train_split)  # Training needs it anyway, and it holds the labels.
+            values = self.labels(self.train_split).astype(np.float64)
+            facts |= {"target_mean": float(values.mean()), "target_std": float(values.std()) or 1.0}
+        return facts
+
+    @property
     def images(self) -> Any:
         """Whether each input is an image, in the structure of `x`. The features of the dataset say it."""
+        if self.preprocessing is not None:
+            return False
         found = {key: holds_images(self.features[key]) for key in self.keys.inputs}
         return found if len(found) > 1 else next(iter(found.values()))
 
@@ -115,14 +131,15 @@ class Dataset:
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over name and version, features, and the sizes and first samples of both splits.
 
-        For a folder of images, the list of its files is part of it, too. The fingerprint is the same for every file
-        format and every feed.
+        For a folder of images, the list of its files is part of it, too; for texts and tables, it is what was learned for
+        their preprocessing. The fingerprint is the same for every file format and every feed.
         """
         digest = hashlib.sha256()
         splits = (self.train_split, self.eval_split)
         facts = [self.full_name, self.features.to_json(), self.class_names, dataclasses.asdict(self.keys)]
         facts += [[split, self.split(split).num_examples] for split in splits]
         facts += [stored.listing for stored in map(self.split, splits) if isinstance(stored, ImageFiles)]
+        facts += [] if self.preprocessing is None else [self.preprocessing.state()]
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
         for split in splits:
             places = self.bad(split)
@@ -175,7 +192,14 @@ class Dataset:
         """A feed over any split. Raises DataError for a batch size out of range, and for too many bad samples."""
         places = tuple(sorted(self.bad(split)))
         size = self.split(split).num_examples - len(places)
-        if not 1 <= batch_size <= (batch_size if pad and size else size):
+        if not size:
+            raise DataError(
+                f"the split {split!r} of {self.name} holds no good sample ({len(places)} are left out); repair the data, or "
+                "choose another split"
+            )
+        if batch_size < 1:
+            raise DataError(f"batch_size={batch_size} is too small; choose at least 1", exit_code=2)
+        if batch_size > size and not pad:
             raise DataError(
                 f"batch_size={batch_size} is larger than the split {split!r} of {self.name} ({size} samples); "
                 f"choose at most {size}",
@@ -202,7 +226,9 @@ class Dataset:
     def kind(self, split: str) -> str:
         """The feed that the options choose for a split: `memory`, `streaming` or `sequential`."""
         if ("kind", split) not in self._cache:
-            self._cache["kind", split] = self._choose(split)
+            self._cache["kind", split] = choose_kind(
+                split, (self.train_split, self.eval_split), self.split, self.options
+            )
         return self._cache["kind", split]
 
     def split(self, split: str) -> StoredSplit:
@@ -222,32 +248,42 @@ class Dataset:
                 limit=self.options.max_bad_records,
                 progress=self._progress(f"checking {split}"),
             )
-            self._cache["bad", split] = found
-            for index, reason in sorted(found.items()):
-                self._say(f"{self.name}, split {split!r}: sample {index} is left out: {reason}")
+            self.know_bad({split: found})
         return self._cache["bad", split]
 
-    def arrays(self, split: str) -> tuple[Any, np.ndarray]:
-        """A split as dense arrays in fixed order: x `[N, ...]` as stored (a dict if there are several inputs), and y.
+    def know_bad(self, found: Mapping[str, dict[int, str]]) -> None:
+        """Takes note of the bad samples of splits that have been searched already, and says what they are."""
+        for split, bad in found.items():
+            self._cache["bad", split] = bad
+            for index, reason in sorted(bad.items()):
+                self._say(f"{self.name}, split {split!r}: sample {index} is left out: {reason}")
+
+    def arrays(self, split: str) -> tuple[Any, Any]:
+        """A split as dense arrays in fixed order: x `[N, ...]` as stored and y. Several of them are dicts.
 
         The places of bad samples that are left out hold zeros. Raises DataError for any other bad sample.
         """
         tensors = tf.nest.map_structure(lambda tensor: tensor.numpy(), self._memory(split).tensors)
         return tensors["x"], tensors["y"]
 
-    def labels(self, split: str) -> np.ndarray:
-        """The labels `[N]` of the good samples of a split, in the order of their places. Only labels are decoded."""
+    def labels(self, split: str) -> Any:
+        """The labels `[N, ...]` of the good samples of a split, in the order of their places; a dict if there are several.
+
+        Only labels are decoded, unless the samples are in memory already.
+        """
         stored, places = self.split(split), self.bad(split)
+        if ("memory", split) in self._cache:
+            y = self._memory(split).tensors["y"]
+            return tf.nest.map_structure(lambda part: np.delete(part.numpy(), list(places), axis=0), y)
         if isinstance(stored, RecordSplit):
-            only = dataclasses.replace(self.keys, inputs=(self.keys.label,), weight=None)
-            stored = RecordSplit(stored.files, dataclasses.replace(stored.decoder, keys=only))
+            stored = RecordSplit(stored.files, stored.decoder.only_labels())
         found = []
         with self._explained(split):
             for place, batch in good_batches(stored, stored.num_examples, places):
-                found.append(batch["y"].numpy())
+                found.append(tf.nest.map_structure(lambda part: part.numpy(), batch["y"]))
                 if self.options.progress:
-                    self.options.progress(f"counting {split}", place + len(found[-1]), stored.num_examples)
-        return np.concatenate(found)
+                    self.options.progress(f"counting {split}", place + rows_of(batch), stored.num_examples)
+        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found)
 
     def explain(self, feed: Any, step: int) -> DataError | None:
         """The error that explains why reading failed near a step of a feed, or None if no sample there is bad."""
@@ -276,7 +312,8 @@ class Dataset:
             places = self.bad(split)
             with self._explained(split):
                 arrays = decode_all(self.split(split), bad=places, progress=self._progress(f"decoding {split}"))
-            self._check_classes(split, np.delete(arrays["y"], list(places), axis=0))
+            if self.target is not None and self.target.kind == CLASS:
+                self._check_classes(split, np.delete(arrays["y"], list(places), axis=0))
             self._cache["memory", split] = MemorySource.of(arrays["x"], arrays["y"], arrays.get("sample_weight"))
         return self._cache["memory", split]
 
@@ -293,54 +330,8 @@ class Dataset:
             self._cache["array_record", split] = RecordSplit(files, stored.decoder)
         return self._cache["array_record", split]
 
-    def _choose(self, split: str) -> str:
-        wanted, budget = self.options.feed, self.options.memory_budget
-        if wanted == "memory":
-            return wanted
-        stored = self.split(split)
-        if not isinstance(stored, RecordSplit):
-            reads_at_random, why_not = True, ""
-        else:
-            reads_at_random, why_not = self._can_stream(stored)
-        if wanted == "sequential":
-            return "streaming" if not isinstance(stored, RecordSplit) else wanted
-        if wanted == "streaming":
-            if not reads_at_random:
-                raise DataError(
-                    f"feed='streaming' reads ArrayRecord files, but {why_not}; choose feed='memory' or "
-                    "feed='sequential'",
-                    exit_code=2,
-                )
-            return wanted
-        both = sum(self._decoded_bytes(name) for name in {self.train_split, self.eval_split, split})
-        if both <= budget or (split != self.train_split and self._decoded_bytes(split) <= budget / 4):
-            return "memory"
-        size = (
-            f"{split} takes {self._decoded_bytes(split) / 1e9:.1f} GB decoded, over the budget of {budget / 1e9:.1f} GB"
-        )
-        if reads_at_random:
-            self._say(f"{size}: streaming it")
-            return "streaming"
-        self._say(
-            f"{size}, and {why_not}: reading it in sequence (samples mix only within a buffer, and resuming inside an "
-            "epoch reads that epoch from its start)"
-        )
-        return "sequential"
-
-    def _can_stream(self, stored: RecordSplit) -> tuple[bool, str]:
-        if not array_records.installed():
-            return False, "the package array_record isn't installed (it exists for Linux only)"
-        copied = stored.files.file_format == ARRAY_RECORD or stored.files.as_format(ARRAY_RECORD).exist()
-        if copied or self.options.prepare_array_record:
-            return True, ""
-        return False, "there are only TFRecord files, and prepare_array_record=False forbids a copy"
-
-    def _decoded_bytes(self, split: str) -> int:
-        stored = self.split(split)
-        return stored.num_examples * nbytes(stored.specs)
-
     def _check_classes(self, split: str, labels: np.ndarray) -> None:
-        if self.class_names and split == self.train_split and len(labels) and (labels == labels[0]).all():
+        if split == self.train_split and len(labels) and (labels == labels[0]).all():
             raise DataError(
                 f"{self.name}, split {split!r}: all {len(labels)} samples are of one class "
                 f"({self.class_names[labels[0]]!r}); train on a split with two or more"
@@ -370,11 +361,3 @@ class Dataset:
 def parse_augment(what: str | Augmentation | None, seed: int) -> Augmentation | None:
     """The augmentation that a text describes. One that is already a function, and None, are returned as they are."""
     return augment.parse(what, seed=seed) if isinstance(what, str) else what
-
-
-def default_memory_budget() -> int:
-    """A third of the memory of this machine, or of the container in which it runs, in bytes."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
-    return math.floor(min(total, int(text) if text.isdigit() else total) / 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,107 +13,193 @@ import tensorflow_datasets as tfds
 
 from loopwright.data.autograph import no_autograph
 from loopwright.data.errors import DataError
+from loopwright.data.keys import Keys as Keys  # where users of a decoder look for them
+from loopwright.data.preprocessing import TABLE, TEXT, WORDS, Preprocessing, as_columns, input_form
+from loopwright.data.target import CLASS, CLASSES, MULTI_HOT, Target, Wish, is_padded, targets_of
 
-
-@dataclasses.dataclass(frozen=True)
-class Keys:
-    """Which features make up a sample: one or more inputs, the label (or target), and optionally the weight."""
-
-    inputs: tuple[str, ...]
-    label: str
-    weight: str | None = None
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return (*self.inputs, self.label, *([self.weight] if self.weight else []))
-
-    def arrange(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Arranges features as `x` (a dict if there are several inputs), `y` and, with a weight, `sample_weight`."""
-        x = {key: features[key] for key in self.inputs} if len(self.inputs) > 1 else features[self.inputs[0]]
-        arranged = {"x": x, "y": features[self.label]}
-        return arranged | ({"sample_weight": features[self.weight]} if self.weight else {})
+#: The part of a decoded sample that says which positions of a padded label are real.
+_REAL = "real positions"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoder:
-    """Decodes records `[B]` string to raw samples: `x` as stored (images are uint8), `y` int64 or float32 (a target).
+    """Decodes records `[B]` string to samples.
+
+    `x` is as it is stored (images are uint8), or what the preprocessing makes of it. `y` is int64 for classes, and float32
+    for every other target. Where a label is a sequence of differing length, `sample_weight` `[B, T]` is 1 for its positions
+    and 0 for its padding. It multiplies the weight of the sample, if there is one.
 
     Args:
       features: the features of the builder.
       keys: which features make up a sample.
       image_size: height and width to which images are resized (bilinear, antialiased), or None.
+      targets: what the labels are, by name. None reads it off the features.
+      sequence_length: the length to which sequences of differing length are padded with zeros or cut.
+      preprocessing: what is done with texts and tables. None leaves the strings and columns as they are stored.
 
     Decoding raises InvalidArgumentError for a record that can't be parsed, a label out of range, and a number that
-    isn't finite. `specs` raises DataError (exit 2) for a feature that isn't a numeric array of fixed shape.
+    isn't finite. In a table such a number is a missing value. `specs` raises DataError (exit 2) for a feature of a form
+    that can't be trained on.
     """
 
     features: tfds.features.FeaturesDict
     keys: Keys
     image_size: tuple[int, int] | None = None
+    targets: Mapping[str, Target] | None = None
+    sequence_length: int | None = None
+    preprocessing: Preprocessing | None = None
 
     @functools.cached_property
     def _wanted(self) -> Any:
         return tfds.decode.PartialDecoding(dict.fromkeys(self.keys.all, True)).extract_features(self.features)
 
     @functools.cached_property
-    def num_classes(self) -> int | None:
-        """The number of classes, or None if `y` is a regression target."""
-        label = self.features[self.keys.label]
-        return label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
+    def _targets(self) -> Mapping[str, Target]:
+        wish = Wish(sequence_length=self.sequence_length, image_size=self.image_size)
+        return targets_of(self.features, self.keys, wish) if self.targets is None else self.targets
+
+    @functools.cached_property
+    def _form(self) -> str:
+        return input_form(self.features, self.keys)
 
     @functools.cached_property
     def specs(self) -> dict[str, tf.TensorSpec]:
-        """The shape and dtype of each feature of a sample, without the batch."""
+        """The shape and dtype of each feature of a sample, without the batch, before the preprocessing."""
         return {key: self._spec(key) for key in self.keys.all}
 
+    @functools.cached_property
+    def _padded(self) -> Target | None:
+        """The target whose positions are padded, if there is one."""
+        found = (target for key, target in self._targets.items() if is_padded(self.features[key], target))
+        return next(found, None)
+
     def arranged_specs(self) -> dict[str, Any]:
-        """The specs, arranged as `x`, `y` and `sample_weight`."""
-        return self.keys.arrange(self.specs)
+        """The specs of what decoding gives: `x`, `y` and `sample_weight`."""
+        arranged = self.keys.arrange(self.specs)
+        if self.preprocessing is not None:
+            arranged["x"] = self.preprocessing.spec
+        if self._padded is not None:
+            arranged["sample_weight"] = tf.TensorSpec(self._padded.shape, tf.float32)
+        return arranged
+
+    def only_labels(self) -> Decoder:
+        """A decoder of the labels alone, which stand in the place of inputs, too."""
+        keys = dataclasses.replace(self.keys, inputs=self.keys.labels[:1], weight=None)
+        return dataclasses.replace(self, keys=keys, targets=self._targets, preprocessing=None)
 
     def __call__(self, records: tf.Tensor) -> dict[str, Any]:
-        samples = tf.map_fn(no_autograph(self._decode_one), records, fn_output_signature=self.specs)
+        signature = self.specs
+        if self._padded is not None:
+            signature = {**signature, _REAL: tf.TensorSpec(self._padded.shape, tf.float32)}
+        samples = tf.map_fn(no_autograph(self._decode_one), records, fn_output_signature=signature)
+        real = samples.pop(_REAL, None)
         self.check(samples)
-        return self.keys.arrange(samples)
+        arranged = self.keys.arrange(samples)
+        if self.preprocessing is not None:
+            arranged["x"] = self.preprocessing(
+                as_columns(self.keys, arranged["x"]) if self._form == TABLE else arranged["x"]
+            )
+        if real is not None:
+            weight = arranged.get("sample_weight")
+            arranged["sample_weight"] = real if weight is None else real * weight[:, tf.newaxis]
+        return arranged
 
     def check(self, samples: dict[str, tf.Tensor]) -> None:
         """Adds assertions to the graph: labels are within the classes, and numbers are finite."""
         for key, tensor in samples.items():
-            if key == self.keys.label and self.num_classes:
-                inside = tf.reduce_all((tensor >= 0) & (tensor < self.num_classes))
-                classes = f"outside the {self.num_classes} classes (0 to {self.num_classes - 1})"
-                tf.debugging.Assert(inside, [f"the label {key!r} is {classes}:", tensor], summarize=8)
-            elif tensor.dtype.is_floating:
+            target = self._targets.get(key)
+            if target is not None and target.kind in (CLASS, CLASSES):
+                classes = len(target.names)
+                inside = tf.reduce_all((tensor >= 0) & (tensor < classes))
+                problem = f"the label {key!r} is outside the {classes} classes (0 to {classes - 1}):"
+                tf.debugging.Assert(inside, [problem, tensor], summarize=8)
+            elif target is not None and target.kind == MULTI_HOT:
+                problem = f"the label {key!r} is not 0 or 1 for each of its {len(target.names)} labels"
+                tf.debugging.Assert(tf.reduce_all((tensor == 0) | (tensor == 1)), [problem])
+            elif tensor.dtype.is_floating and (target is not None or key == self.keys.weight or self._form != TABLE):
                 tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(tensor)), [f"{key!r} holds NaN or infinity"])
 
     def _decode_one(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
         sample = self._wanted.deserialize_example(record)
-        return {key: self._fit(key, sample[key], spec) for key, spec in self.specs.items()}
+        decoded = {key: self._fit(key, sample[key], spec) for key, spec in self.specs.items()}
+        if self._padded is not None:
+            positions = tf.range(self._padded.shape[0]) < tf.shape(sample[self.keys.label])[0]
+            decoded[_REAL] = tf.cast(positions, tf.float32)
+        return decoded
 
     def _fit(self, key: str, tensor: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-        if self.image_size and isinstance(self.features[key], tfds.features.Image):
-            tensor = resize(tensor, self.image_size, mix=holds_images(self.features[key]))
-        return tf.ensure_shape(tf.cast(tensor, spec.dtype), spec.shape)
+        """A feature of a sample in the form of its spec."""
+        feature, target = self.features[key], self._targets.get(key)
+        if self.image_size and isinstance(feature, tfds.features.Image):
+            tensor = resize(tensor, self.image_size, mix=holds_images(feature))
+        if target is not None and target.kind == MULTI_HOT and isinstance(feature, tfds.features.Sequence):
+            tensor = _multi_hot(tensor, len(target.names))
+        elif target is not None and target.kind == CLASSES and isinstance(feature, tfds.features.LabeledImage):
+            tensor = tf.squeeze(tensor, axis=-1)
+        elif feature.shape[:1] == (None,) and not isinstance(feature, tfds.features.Image):
+            tensor = _padded(tensor, spec)
+        if spec.dtype != tf.string:
+            tensor = tf.cast(tensor, spec.dtype)
+        return tf.ensure_shape(tensor, spec.shape)
 
     def _spec(self, key: str) -> tf.TensorSpec:
+        if key in self._targets:
+            return tf.TensorSpec(self._targets[key].shape, self._targets[key].dtype)
+        if key in self.keys.inputs and self._form in (TEXT, WORDS):
+            return tf.TensorSpec([] if self._form == TEXT else [self.sequence_length], tf.string)
         feature = self.features[key]
-        shape, dtype = feature.shape, tf.as_dtype(feature.np_dtype)
-        if not isinstance(shape, tuple) or not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        shape, dtype = feature.shape, tf.as_dtype(feature.np_dtype) if isinstance(feature.shape, tuple) else None
+        if key in self.keys.inputs and self._form == TABLE:
+            kept = dtype == tf.string or isinstance(feature, tfds.features.ClassLabel)
+            return tf.TensorSpec([], dtype if kept else tf.float32)
+        if dtype is None or not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
             raise DataError(
                 f"the feature {key!r} ({type(feature).__name__}) is not an array of numbers; choose another",
                 exit_code=2,
             )
-        if self.image_size and isinstance(feature, tfds.features.Image):
-            shape = (*self.image_size, shape[-1])
-        if None in shape:
-            remedy = "give image_size" if isinstance(feature, tfds.features.Image) else "choose another"
-            raise DataError(f"the feature {key!r} has no fixed shape, but {shape}; {remedy}", exit_code=2)
-        if key == self.keys.weight or (key == self.keys.label and not self.num_classes):
-            dtype = tf.float32
-        elif key == self.keys.label:
-            dtype = tf.int64
-        elif dtype.is_bool or dtype == tf.float64:
+        shape = self._fixed(key, shape)
+        if key == self.keys.weight or dtype.is_bool or dtype == tf.float64:
             dtype = tf.float32
         return tf.TensorSpec(shape, dtype)
+
+    def _fixed(self, key: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
+        """The shape of an array after resizing or padding. Raises DataError (exit 2) if it differs between samples."""
+        feature = self.features[key]
+        image = isinstance(feature, tfds.features.Image)
+        if self.image_size and image:
+            shape = (*self.image_size, shape[-1])
+        if None not in shape:
+            return shape  # type: ignore[return-value]
+        kind = type(feature).__name__
+        if image:
+            raise DataError(f"the feature {key!r} has no fixed shape, but {shape}; give image_size", exit_code=2)
+        sequence = key in self.keys.inputs and shape[0] is None and None not in shape[1:] and not holds_images(feature)
+        if not sequence or isinstance(feature, tfds.features.Audio):
+            what = "sound of differing length" if isinstance(feature, tfds.features.Audio) else f"of shape {shape}"
+            raise DataError(
+                f"the feature {key!r} ({kind}) has no fixed shape: it is {what}; choose another", exit_code=2
+            )
+        if self.sequence_length is None:
+            raise DataError(
+                f"the feature {key!r} ({kind}) is a sequence of differing length; give sequence_length to pad or cut it",
+                exit_code=2,
+            )
+        return (self.sequence_length, *shape[1:])  # type: ignore[return-value]
+
+
+def _multi_hot(classes: tf.Tensor, count: int) -> tf.Tensor:
+    """Classes `[None]` as a vector `[count]` of 0 and 1. A class out of range gives a 2, for `check` to find."""
+    inside = tf.reduce_all((classes >= 0) & (classes < count))
+    hot = tf.minimum(tf.reduce_sum(tf.one_hot(classes, count), axis=0), 1.0)
+    return tf.where(inside, hot, 2.0)
+
+
+def _padded(tensor: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    """A sequence `[None, ...]`, cut or padded to the length of a spec with zeros or empty strings."""
+    length = spec.shape[0]
+    tensor = tensor[:length]
+    missing = [[0, length - tf.shape(tensor)[0]], *[[0, 0]] * (len(spec.shape) - 1)]
+    return tf.pad(tensor, missing, constant_values="" if spec.dtype == tf.string else 0)
 
 
 def holds_images(feature: Any) -> bool:

@@ -30,7 +30,9 @@ class Epochs:
     """The arithmetic of epochs, which all feeds share.
 
     A shuffled feed never ends. A feed in fixed order ends after one epoch. With `pad` every batch has `batch_size`
-    rows: the last batch of an epoch is filled up with the last sample, and `mask` is false in these rows.
+    rows: the last batch of an epoch is filled up with the last sample, and `mask` is false in these rows. These rows count
+    as `fit` counts samples of weight 0: they add nothing to the loss that is differentiated, but its mean is taken over all
+    rows. So the last batch of an epoch has smaller gradients. Metrics are means over the real rows.
 
     Raises ValueError for a batch size or a shard out of range, and for `pad` together with `drop_remainder`.
     """
@@ -108,7 +110,8 @@ class RandomAccessFeed:
       source: where the samples are.
       epochs: the number of samples without the bad ones, and how they are divided into batches.
       seed: the seed of the permutations, 64 bits.
-      augment: applied to `x` as stored, or None.
+      augment: applied to `x` as stored, or None. Images stored as integers may come out as floats, which must then lie in
+        [0, 1].
       bad: the places of the source that are left out, in rising order.
       scaling: which inputs are scaled to [0, 1].
 
@@ -271,8 +274,8 @@ def make_batch(
 
 def array_feed(
     x: Any,
-    y: Any,
-    batch_size: int,
+    y: Any = None,
+    batch_size: int = 32,
     *,
     sample_weight: Any = None,
     seed: int = 0,
@@ -282,13 +285,15 @@ def array_feed(
 ) -> RandomAccessFeed:
     """A feed over arrays in memory: x `[N, ...]` (or a dict of such arrays), y `[N, ...]`, sample_weight `[N]`.
 
+    Without `y`, batches hold no labels. That suits models that need none, such as an autoencoder with its own `train_step`.
+
     Images are scaled to [0, 1]: uint8 and uint16 inputs `[N, H, W, C]` or of higher rank. `scale="none"` leaves their
     values as they are, for a model that scales them itself. uint8 and uint16 inputs of lower rank may be images, token
     ids or something else, so `scale="unit"` or `scale="none"` must say it. All other dtypes stay as they are. The
     options are those of `Epochs`: `shuffle`, `drop_remainder`, `pad`.
 
-    Raises ValueError for a batch size out of range, for arrays of different lengths, and for inputs that may be images
-    or not.
+    Raises ValueError for a batch size out of range, for parts that aren't arrays or have different lengths, and for inputs
+    that may be images or not.
     """
     source = MemorySource.of(x, y, sample_weight)
     epochs = Epochs(source.num_examples, batch_size, **options)

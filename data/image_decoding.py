@@ -13,10 +13,6 @@ import tensorflow as tf
 
 from loopwright.data.autograph import no_autograph
 
-#: Files that TensorFlow reads, and files for which Pillow must be installed. A BMP file with a palette needs it, too.
-TENSORFLOW_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp")
-PILLOW_SUFFIXES = (".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm")
-
 #: How to get Pillow, for messages.
 INSTALL_PILLOW = "install pillow (pip install pillow)"
 
@@ -50,6 +46,20 @@ def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
         no_autograph(lambda: _decode_by_pillow(data, channels)),
         no_autograph(lambda: tf.io.decode_image(data, channels=channels, expand_animations=False)),
     )
+
+
+def decode_stored(content: bytes, channels: int, dtype: tf.DType) -> tf.Tensor:
+    """An image as a dataset stores it: `[H, W, channels]` of a dtype uint8 or uint16, from the bytes of any image file.
+
+    For uint16, all bits of a PNG are kept, and the 8 bits of other formats become 16. The gray of a GIF or a BMP is made
+    from its colors. Raises InvalidArgumentError for bytes that can't be decoded.
+    """
+    if dtype == tf.uint16 and content.startswith(_PNG):
+        return tf.io.decode_png(content, channels=channels, dtype=tf.uint16)
+    in_colors = channels == 1 and content.startswith((_BMP, _GIF))
+    image = decode(tf.constant(content), 3 if in_colors else channels)
+    image = tf.image.rgb_to_grayscale(image) if in_colors else image
+    return image if dtype == tf.uint8 else tf.cast(image, tf.uint16) * 257
 
 
 def has_colors(path: str) -> bool:

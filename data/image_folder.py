@@ -16,22 +16,17 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from loopwright.data.autograph import no_autograph
+from loopwright.data.catalog import FOLDER, IMAGE_SUFFIXES, PILLOW_SUFFIXES
 from loopwright.data.decoding import resize
 from loopwright.data.errors import DataError, short_reason
 from loopwright.data.image_decoding import (
     INSTALL_PILLOW,
-    PILLOW_SUFFIXES,
-    TENSORFLOW_SUFFIXES,
     decode,
     has_colors,
     pillow_installed,
 )
 from loopwright.data.splits import READ_AT_ONCE
 
-#: The prefix of such a dataset's name.
-FOLDER = "folder:"
-
-_SUFFIXES = (*TENSORFLOW_SUFFIXES, *PILLOW_SUFFIXES)
 #: Names of splits. A folder that has one of them, in any case, is a split and not a class.
 _SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
 #: Files of file managers. They are left out without a word, as hidden files are.
@@ -60,7 +55,7 @@ class ImageFolder:
         if not self.split_sizes:
             raise DataError(
                 f"{self._named}: no images found; put them into {self.root}/train/CLASS/ and {self.root}/test/CLASS/, "
-                f"or into {self.root}/CLASS/ ({', '.join(_SUFFIXES)})"
+                f"or into {self.root}/CLASS/ ({', '.join(IMAGE_SUFFIXES)})"
             )
         if len(self.class_names) < 2:
             raise DataError(
@@ -252,12 +247,12 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
 
 def _images(paths: Iterable[str]) -> list[str]:
     """The images among files. A link whose file is gone isn't one."""
-    return [path for path in paths if path.lower().endswith(_SUFFIXES) and pathlib.Path(path).is_file()]
+    return [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES) and pathlib.Path(path).is_file()]
 
 
 def _kind(path: str) -> str:
     """How a message calls a file that is left out: by its suffix."""
     suffix = os.fsencode(pathlib.Path(path).suffix.lower()).decode("utf-8", "backslashreplace") or "without a suffix"
-    if not suffix.endswith(_SUFFIXES):
+    if not suffix.endswith(IMAGE_SUFFIXES):
         return suffix
     return f"{suffix} {'outside a class folder' if pathlib.Path(path).is_file() else 'that links to nothing'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import pathlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterable
@@ -12,14 +11,19 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from loopwright.data import array_records, prepare
-from loopwright.data.catalog import DATASETS, FEEDS
-from loopwright.data.dataset import Dataset, Options, Progress, default_memory_budget
-from loopwright.data.decoding import Decoder, Keys
+from loopwright.data.catalog import DATASETS, FEEDS, FOLDER
+from loopwright.data.dataset import Dataset
+from loopwright.data.describe import Wanted, describe, plan
 from loopwright.data.errors import DataError, first_line
-from loopwright.data.image_folder import FOLDER, ImageFolder
-from loopwright.data.protocols import StoredSplit
-from loopwright.data.record_files import ARRAY_RECORD, RecordFiles
-from loopwright.data.splits import RecordSplit
+from loopwright.data.file_builder import open_files
+from loopwright.data.file_names import is_files
+from loopwright.data.image_folder import ImageFolder
+from loopwright.data.keys import Keys, nearest
+from loopwright.data.options import Options, Progress, default_memory_budget
+from loopwright.data.paths import local_path
+from loopwright.data.preprocessing import Recipe
+from loopwright.data.record_files import ARRAY_RECORD
+from loopwright.data.target import CLASS, Target
 from loopwright.data.user_dataset import load_user_dataset
 
 #: The splits that are evaluated unless another one is named, in this order.
@@ -42,6 +46,12 @@ def load(
     label_key: str | None = None,
     weight_key: str | None = None,
     image_size: tuple[int, int] | None = None,
+    task: str = "auto",
+    vocabulary: int = 20_000,
+    sequence_length: int | None = None,
+    tokens: str = "auto",
+    columns: str | None = None,
+    preprocessing: dict[str, Any] | None = None,
     max_bad_records: int = 0,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
@@ -49,46 +59,82 @@ def load(
     """Finds, prepares and describes a dataset. Returns a `Dataset`, or a `UserDataset` with the same feeds.
 
     Args:
-      name: a key of `DATASETS`; a TFDS builder (`name`, `name/config` or `name/config:version`); `folder:PATH` for
-        class folders of images; or `module:function` for a function that makes a dataset (see `UserDataset`).
+      name: a TFDS builder (`name`, `name/config` or `name/config:version`) or a key of `DATASETS`; `folder:PATH` for class
+        folders of images; `csv:PATH`, `npz:PATH` or `text:FOLDER`; or `module:function` (see `UserDataset`).
       data_dir: folder of prepared datasets; the default is that of TFDS.
       manual_dir: folder with the source files of the builder, for preparing without a network.
       download: whether TFDS may download.
-      train_split, eval_split: in TFDS syntax. The default `eval_split` is the first of `test`,
-        `validation`, `val`, `valid`, `dev` and `eval` that exists.
+      train_split, eval_split: in TFDS syntax. The default `eval_split` is the first of `test`, `validation`, `val`, … .
       feed, prepare_array_record, max_bad_records, progress, say: see `Options`.
       memory_budget: bytes that decoded samples may take; the default is a third of the memory.
-      input_key, label_key, weight_key: names of features; `input_key` may hold several, separated by commas. The
-        defaults are the supervised keys of the builder, or `image` and `label`, and no weight. A label that isn't a
-        ClassLabel is a regression target.
+      input_key, label_key, weight_key: names of features; the first two may hold several, separated by commas. The
+        defaults are the supervised keys of the builder, or `image` and `label`, and no weight.
       image_size: height and width to which images are resized.
+      task: how labels are read; see `Wish`. `language_model` learns the next token of a text, and needs no label.
+      vocabulary, sequence_length, tokens, preprocessing: how texts and sequences are read, and the state that an earlier run
+        learned from its training split; see `Recipe`.
+      columns: names for the columns of `csv:PATH`, separated by commas.
 
-    Raises DataError for an unknown name, split, feature or feed, and for a dataset that is empty or can't be prepared.
+    Raises DataError for an unknown name, split, feature or feed, for a folder that isn't on this machine, for features that
+    nothing can be learned from, and for a dataset that is empty or can't be prepared.
     """
     budget = default_memory_budget() if memory_budget is None else memory_budget
     options = Options(feed, budget, prepare_array_record, max_bad_records, progress, say)
+    recipe = Recipe(tokens, vocabulary, sequence_length, preprocessing)
+    wanted = Wanted(input_key, label_key, weight_key, task, image_size, recipe)
+    return _load(name, (data_dir, manual_dir, columns), (train_split, eval_split), wanted, options, download)
+
+
+def _load(
+    name: str,
+    places: tuple[str | None, str | None, str | None],
+    splits: tuple[str, str | None],
+    wanted: Wanted,
+    options: Options,
+    download: bool,
+) -> Any:
+    """The dataset of a name. `places` are `data_dir`, `manual_dir` and the names of columns."""
+    data_dir, manual_dir, columns = places
     _check_feed(name, options)
-    keys = {"input_key": input_key, "label_key": label_key, "weight_key": weight_key}
+    unused = {"input_key": wanted.input_key, "label_key": wanted.label_key, "weight_key": wanted.weight_key}
+    unused |= {"columns": columns, "sequence_length": wanted.recipe.sequence_length}
     if name.startswith(FOLDER):
-        _tell_unused(name, options, keys)
-        return _load_folder(name, train_split, eval_split, image_size, options)
-    if _USER_FUNCTION.fullmatch(name):
-        own = {"image_size": image_size, "max_bad_records": max_bad_records or None}
-        _tell_unused(name, options, {**keys, **own, "feed": None if feed == "auto" else feed})
-        return load_user_dataset(name, train_split, eval_split or "test", options)
-    builder = find_builder(name, data_dir)
-    wanted = (input_key, label_key, weight_key)
-    if (
-        builder.info.features is not None
-    ):  # Most builders know them without their data, so nothing is downloaded in vain.
-        _decoder(name, builder, wanted, image_size)
+        _tell_unused(name, options, unused)
+        return _load_folder(name, splits, wanted.image_size, options)
+    if not is_files(name) and _USER_FUNCTION.fullmatch(name):
+        own = {"image_size": wanted.image_size, "max_bad_records": options.max_bad_records or None}
+        _tell_unused(name, options, {**unused, **own, "feed": None if options.feed == "auto" else options.feed})
+        return load_user_dataset(name, splits[0], splits[1] or "test", options)
+    manual_dir = str(local_path("manual_dir", manual_dir)) if manual_dir else None
+    if is_files(name):
+        builder = open_files(
+            name,
+            str(local_path("data_dir", data_dir)) if data_dir else None,
+            columns=columns,
+            input_key=wanted.input_key,
+            label_key=wanted.label_key,
+            task=wanted.task,
+            max_bad_records=options.max_bad_records,
+            say=options.say,
+            progress=options.progress,
+        )
+    else:
+        builder = find_builder(name, data_dir)
+        _tell_unused(name, options, {"columns": columns})
+    if builder.info.features is not None:
+        # Most builders know their features without their data. A feature that doesn't suit is refused before a download.
+        plan(name, builder.info, wanted)
     _prepare(builder, manual_dir, download, options)
-    decoder = _decoder(name, builder, wanted, image_size)
-    return _describe(name, builder, decoder, train_split, eval_split, options)
+    plan(name, builder.info, wanted)
+    infos = builder.info.splits
+    eval_split = _eval_split(name, infos, splits[1])
+    _check_splits(name, infos, splits[0], eval_split, lambda split: infos[split].num_examples)
+    return describe(name, builder, wanted, (splits[0], eval_split), options)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The TFDS builder of a name. Raises DataError (exit 2), which suggests similar names, if there is none."""
+    data_dir = str(local_path("data_dir", data_dir)) if data_dir else None
     if name in DATASETS:
         return pkgutil.resolve_name(DATASETS[name].builder)(data_dir=data_dir)
     try:
@@ -101,13 +147,15 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             f"dataset={name!r}: no such dataset; {hint}'loopwright datasets' lists them", exit_code=2
         ) from None
     except (ValueError, AssertionError) as error:
-        raise DataError(f"dataset={name!r}: {first_line(error)}", exit_code=2) from None
+        raise DataError(
+            f"dataset={name!r}: {first_line(error)}; 'loopwright datasets' lists the names", exit_code=2
+        ) from None
 
 
 def _check_feed(name: str, options: Options) -> None:
     """Raises DataError (exit 2) for an unknown feed. Warns if `streaming` needs files that must exist already."""
     if options.feed not in FEEDS:
-        raise DataError(f"feed={options.feed!r}: no such feed {_nearest(options.feed, FEEDS)}", exit_code=2)
+        raise DataError(f"feed={options.feed!r}: no such feed {nearest(options.feed, FEEDS)}", exit_code=2)
     needs_files = options.feed == "streaming" and not options.prepare_array_record and not name.startswith(FOLDER)
     if needs_files and options.say:
         options.say("prepare_array_record=False: streaming works only if ArrayRecord files exist already")
@@ -128,64 +176,14 @@ def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None, download
     )
 
 
-def _decoder(
-    name: str,
-    builder: tfds.core.DatasetBuilder,
-    wanted: tuple[str | None, str | None, str | None],
-    image_size: tuple[int, int] | None,
-) -> Decoder:
-    """The decoder for the features that are asked for: `wanted` holds `input_key`, `label_key` and `weight_key`."""
-    decoder = Decoder(builder.info.features, _keys(name, builder.info, *wanted), image_size)
-    try:
-        _ = decoder.specs
-    except DataError as error:
-        raise DataError(f"{name}: {error}", exit_code=error.exit_code) from None
-    return decoder
-
-
-def _describe(
-    name: str,
-    builder: tfds.core.DatasetBuilder,
-    decoder: Decoder,
-    train_split: str,
-    eval_split: str | None,
-    options: Options,
-) -> Dataset:
-    """The dataset of a builder that is prepared."""
-
-    def open_split(split: str) -> StoredSplit:
-        return RecordSplit(RecordFiles.of(builder, split), decoder)
-
-    splits = builder.info.splits
-    sizes = {split: info.num_examples for split, info in splits.items()}
-    eval_split = _eval_split(name, sizes, eval_split)
-    _check_splits(name, sizes, train_split, eval_split, lambda split: splits[split].num_examples)
-    label = builder.info.features[decoder.keys.label]
-    class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
-    if isinstance(label, tfds.features.ClassLabel) and len(class_names) < 2:
-        raise DataError(f"{name}: there is only one class ({', '.join(class_names)}); a classifier needs two or more")
-    return Dataset(
-        name=name,
-        full_name=builder.info.full_name,
-        features=builder.info.features,
-        split_sizes=sizes,
-        train_split=train_split,
-        eval_split=eval_split,
-        keys=decoder.keys,
-        class_names=class_names,
-        open_split=open_split,
-        options=options,
-    )
-
-
 def _load_folder(
-    name: str, train_split: str, eval_split: str | None, image_size: tuple[int, int] | None, options: Options
+    name: str, splits: tuple[str, str | None], image_size: tuple[int, int] | None, options: Options
 ) -> Dataset:
-    folder = ImageFolder(pathlib.Path(name.removeprefix(FOLDER)).expanduser(), image_size)
+    folder = ImageFolder(local_path("dataset", name.removeprefix(FOLDER)), image_size)
     if options.say:
         for remark in folder.remarks:
             options.say(remark)
-    eval_split = _eval_split(name, folder.split_sizes, eval_split)
+    train_split, eval_split = splits[0], _eval_split(name, folder.split_sizes, splits[1])
     _check_splits(
         name, folder.split_sizes, train_split, eval_split, lambda split: folder.open_split(split).num_examples
     )
@@ -197,7 +195,7 @@ def _load_folder(
         train_split=train_split,
         eval_split=eval_split,
         keys=Keys(("image",), "label"),
-        class_names=folder.class_names,
+        targets={"label": Target(CLASS, (), folder.class_names)},
         open_split=folder.open_split,
         options=options,
     )
@@ -233,46 +231,3 @@ def _check_splits(
             raise DataError(
                 f"{parameter}={split!r}: this split of {name} is empty; choose one that holds samples", exit_code=2
             )
-
-
-def _keys(
-    name: str, info: tfds.core.DatasetInfo, input_key: str | None, label_key: str | None, weight_key: str | None
-) -> Keys:
-    """The feature names of the inputs, the label and the weight: those that are given, or otherwise the builder's."""
-    inputs, label = _supervised_keys(info)
-    if input_key is not None:
-        inputs = tuple(key.strip() for key in input_key.split(","))
-    keys = Keys(inputs, label if label_key is None else label_key, weight_key)
-    given = {"input_key": input_key, "label_key": label_key, "weight_key": weight_key}
-    parameters = dict.fromkeys(keys.inputs, "input_key") | {keys.label: "label_key", weight_key: "weight_key"}
-    for key, parameter in parameters.items():
-        if key is None or key in info.features:
-            continue
-        if given[parameter] is not None:
-            raise DataError(
-                f"{parameter}={key!r}: no such feature of {name} {_nearest(key, info.features)}", exit_code=2
-            )
-        raise DataError(
-            f"{name} doesn't say what its input and its label are; name them with input_key and label_key, out of "
-            f"{', '.join(info.features)}",
-            exit_code=2,
-        )
-    return keys
-
-
-def _supervised_keys(info: tfds.core.DatasetInfo) -> tuple[tuple[str, ...], str]:
-    """The feature names of the inputs and of the label that the builder declares, or `image` and `label`."""
-    keys = info.supervised_keys
-    if keys and len(keys) >= 2 and isinstance(keys[1], str):
-        if isinstance(keys[0], str):
-            return (keys[0],), keys[1]
-        if isinstance(keys[0], tuple) and all(isinstance(key, str) for key in keys[0]):
-            return keys[0], keys[1]
-    return ("image",), "label"
-
-
-def _nearest(value: str, choices: Iterable[str]) -> str:
-    """The choices, and the one most similar to a mistyped value: "(train, test); did you mean 'test'?"."""
-    choices = list(choices)
-    close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-    return f"({', '.join(choices)})" + (f"; did you mean {close[0]!r}?" if close else "")

@@ -4,9 +4,12 @@ A batch is a dict of tensors:
 
 - `x`: `[B, ...]`, or a dict of such tensors by input name. Images are float32 (see `scaling`), and everything else
   has the dtype in which it is stored;
-- `y`: `[B]` int64, or float32 for a regression target;
+- `y`: int64 for classes (`[B]`, or `[B, ...]` for a class at each position) and tokens (`[B, T]`), float32 for all other
+  targets (see `Target`); a dict by name if there are several labels. It is missing only in a feed over arrays that has
+  no labels;
 - `index`: `[B]` int64, the place of each sample in its split;
-- `sample_weight`: `[B]` float32, only where the dataset has weights;
+- `sample_weight`: float32, only where the dataset has weights, `[B]`, or labels of differing length, `[B, T]`. It is 0 at
+  the positions of padding;
 - `mask`: `[B]` bool, only where batches are padded; it is false where a row is padding.
 
 The rest of the stream after any step is a pure function of (seed, step, shard). A resumed run therefore opens its
@@ -24,6 +27,7 @@ import tensorflow as tf
 Batch = dict[str, Any]
 
 #: Changes inputs `x`, given the `index` and the `epoch` of their samples (both `[B]` int64). The shapes stay the same.
+#: Images stored as integers may come out as floats, which must then lie in [0, 1].
 Augmentation = Callable[[Any, tf.Tensor, tf.Tensor], Any]
 
 

@@ -56,13 +56,16 @@ class Scaling:
             raise ValueError(f"scale={self.mode!r}: no such scale; choose from {', '.join(SCALES)}")
 
     def __call__(self, x: Any, stored: Any) -> Any:
-        """The inputs of a batch. `x` may have gone through augmentation; `stored` is what it was before."""
+        """The inputs of a batch. `x` may have gone through augmentation; `stored` is what it was before.
+
+        An image that augmentation gives as floats must lie in [0, 1]. An input of any other kind stays as it is given.
+        """
         scaled = self.scaled(stored)
 
         def convert(part: tf.Tensor, before: tf.Tensor, image: bool, is_scaled: bool) -> tf.Tensor:
             if is_scaled:
                 return scale(part)
-            if part.dtype != before.dtype and before.dtype in LARGEST:  # The user's augmentation got it scaled.
+            if part.dtype != before.dtype and shaped_like_images(before):  # Augmentation has scaled it.
                 return part * LARGEST[before.dtype]
             return tf.cast(part, tf.float32) if image and part.dtype in LARGEST else part
 

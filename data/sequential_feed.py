@@ -21,7 +21,6 @@ from loopwright.data.stacked_feed import StackedFeed, stack_batches
 _FILES_AT_ONCE = 16
 _RECORDS_IN_A_ROW = 16
 
-
 #: Gives the samples of an epoch (its number, an int64 scalar) in order: pairs of a sample's index and its stored form.
 Order = Callable[[tf.Tensor], tf.data.Dataset]
 

@@ -62,7 +62,7 @@ def decode_all(
     total = split.num_examples
     arrays = tf.nest.map_structure(lambda spec: np.zeros([total, *spec.shape], spec.dtype.as_numpy_dtype), split.specs)
     for place, batch in good_batches(split, total, bad):
-        stop = place + len(batch["y"])
+        stop = place + rows_of(batch)
         for array, part in zip(tf.nest.flatten(arrays), tf.nest.flatten(batch), strict=True):
             array[place:stop] = part
         if progress:
@@ -82,8 +82,13 @@ def good_batches(
         place = before + 1
         for batch in split.in_order(place, after, bad=bad) if place < after else ():
             yield place, batch
-            place += len(batch["y"])
+            place += rows_of(batch)
         if place != after:
             raise DataError(
                 f"{split.describe(place)}: cut off, {after - place} samples are missing; prepare the dataset again"
             )
+
+
+def rows_of(batch: dict[str, Any]) -> int:
+    """The number of samples in a batch."""
+    return int(tf.nest.flatten(batch)[0].shape[0])

@@ -10,13 +10,17 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from loopwright.data.dataset import Options, parse_augment
 from loopwright.data.errors import DataError
 from loopwright.data.feed import Epochs
 from loopwright.data.protocols import Augmentation, Feed
+from loopwright.data.scaling import LARGEST, Scaling
 from loopwright.data.sequential_feed import SequentialFeed
+from loopwright.data.target import CLASS, CLASSES, NUMBER, NUMBERS, Target
+from loopwright.data.target import CLASS, CLASSES, NUMBER, NUMBERS, Target
 from loopwright.data.user_samples import Survey, is_class, not_fixed, not_samples, one_hot, survey
 
 
@@ -28,7 +32,8 @@ class UserDataset:
     `(x, y, weight)`, or a dict with `x`, `y` and optionally `sample_weight`. Samples are batched here, in the order in
     which they come, and one pass over them is an epoch.
 
-    The function may have an attribute `class_names`. Without it, one pass over a `tf.data.Dataset` finds the highest
+    The function may have an attribute `class_names`, and `vocabulary_size` if `x` holds the numbers of tokens. Without the
+    first, one pass over a `tf.data.Dataset` finds the highest
     integer label, and classes are numbered up to it. That pass goes over both splits. It is also how a split whose
     number of samples TensorFlow doesn't know is counted.
 
@@ -60,6 +65,36 @@ class UserDataset:
         return tf.nest.map_structure(lambda spec: tuple(spec.shape), self.specs["x"])
 
     @property
+    def input_kind(self) -> str:
+        """What the inputs are: `images`, `numbers`, or `several` inputs. Preprocessing is the function's business."""
+        x = self.specs["x"]
+        if tf.nest.is_nested(x):
+            return "several"
+        return "images" if x.dtype in LARGEST and len(x.shape) == 3 else "numbers"
+
+    @property
+    def preprocessing(self) -> None:
+        """The function does what preprocessing there is."""
+        return
+
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        """Nothing is known beside shapes."""
+        return {}
+
+    @property
+    def target(self) -> Target:
+        """The target: classes where labels are whole numbers, and numbers otherwise."""
+        y = self.specs["y"]
+        if is_class(y.dtype):
+            return Target(CLASSES if y.shape.rank else CLASS, tuple(y.shape), self.class_names)
+        return Target(NUMBERS if y.shape.rank else NUMBER, tuple(y.shape), ("y",))
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        return {"y": self.target}
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
@@ -87,6 +122,46 @@ class UserDataset:
             )
         return tuple(str(number) for number in range(max(highest, in_eval) + 1))
 
+    @property
+    def targets(self) -> dict[str, Target]:
+        """What a model learns to give, by the name of the target: the names in `y`, or `label` for a single one."""
+        y, names = self.specs["y"], self.class_names
+        if isinstance(y, dict):
+            return {name: _target(name, spec, ()) for name, spec in y.items()}
+        return {"label": _target("label", y, names)}
+
+    @property
+    def target(self) -> Target | None:
+        """The target, if there is a single one."""
+        return next(iter(self.targets.values())) if len(self.targets) == 1 else None
+
+    @property
+    def input_kind(self) -> str:
+        """What the inputs are: `tokens`, `images`, `numbers`, or `several` inputs."""
+        x = self.specs["x"]
+        if isinstance(x, dict):
+            return "several"
+        if self.model_facts:
+            return "tokens"
+        return "images" if x.shape.rank > 2 else "numbers"
+
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        """What a model may want to know beside shapes: what the function's attributes say."""
+        size = getattr(self.function, "vocabulary_size", None)
+        return {} if size is None else {"vocabulary_size": int(size), "sequence_length": self.input_shape[0]}
+
+    @property
+    def preprocessing(self) -> None:
+        """Nothing is done with the inputs that the function gives."""
+        return None
+
+    def labels(self, split: str) -> np.ndarray:
+        """The labels of a split, in order."""
+        feed = self._feed(split, 256, seed=0, shuffle=False, augment=None, either_size=True)
+        steps = feed.steps_per_epoch
+        return np.concatenate([batch["y"].numpy() for batch in feed().take(steps)])
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over the specs, the class names and the first 64 samples of both splits."""
@@ -101,14 +176,27 @@ class UserDataset:
         return digest.hexdigest()[:16]
 
     def train_feed(
-        self, batch_size: int, *, seed: int = 0, drop_remainder: bool = False, augment: str | Augmentation | None = None
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        drop_remainder: bool = False,
+        augment: str | Augmentation | None = None,
+        scale: str = "auto",
     ) -> Feed:
-        """The feed over the training split: the feed that the function returns, or its samples again and again."""
-        return self._feed(self.train_split, batch_size, seed=seed, drop_remainder=drop_remainder, augment=augment)
+        """The feed over the training split: the feed that the function returns, or its samples again and again.
 
-    def eval_feed(self, batch_size: int, *, pad: bool = False) -> Feed:
-        """The feed over the evaluation split. Every sample comes once."""
-        return self._feed(self.eval_split, batch_size, seed=0, shuffle=False, pad=pad, augment=None, either_size=True)
+        The options are those of `Dataset.train_feed`. A feed that the function returns doesn't follow them.
+        """
+        return self._feed(
+            self.train_split, batch_size, seed=seed, drop_remainder=drop_remainder, augment=augment, scale=scale
+        )
+
+    def eval_feed(self, batch_size: int, *, pad: bool = False, scale: str = "auto") -> Feed:
+        """The feed over the evaluation split. Every sample comes once. The options are those of `Dataset.eval_feed`."""
+        return self._feed(
+            self.eval_split, batch_size, seed=0, shuffle=False, pad=pad, augment=None, either_size=True, scale=scale
+        )
 
     def kind(self, split: str) -> str:
         """How a split is read: always `user`, because the function decides it."""
@@ -127,7 +215,15 @@ class UserDataset:
         return None
 
     def _feed(
-        self, split: str, batch_size: int, *, seed: int, augment: Any, either_size: bool = False, **options: Any
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        seed: int,
+        augment: Any,
+        either_size: bool = False,
+        scale: str = "auto",
+        **options: Any,
     ) -> Any:
         made = self._made(split, batch_size=batch_size, seed=seed)
         if not isinstance(made, tf.data.Dataset):
@@ -147,7 +243,7 @@ class UserDataset:
         epochs = Epochs(size, batch_size, **options)
         samples = made.enumerate()
         decode = functools.partial(_as_raw, classes=self._declared_classes)
-        return SequentialFeed(lambda epoch: samples, decode, epochs, parse_augment(augment, seed))
+        return SequentialFeed(lambda epoch: samples, decode, epochs, parse_augment(augment, seed), Scaling(scale))
 
     @property
     def _declared_classes(self) -> int | None:
@@ -210,6 +306,15 @@ def load_user_dataset(name: str, train_split: str, eval_split: str, options: Opt
             "the same order every time"
         )
     return UserDataset(name, function, train_split, eval_split, options.say)
+
+
+def _target(name: str, spec: tf.TensorSpec, class_names: tuple[str, ...]) -> Target:
+    """The target of a part of `y`. Numbers of classes make a class, and everything else makes numbers."""
+    shape = tuple(spec.shape)
+    if class_names:
+        shape = () if shape == (1,) else shape
+        return Target(CLASSES if shape else CLASS, shape, class_names)
+    return Target(NUMBERS if shape else NUMBER, shape, (name,))
 
 
 def _single(sample: tuple[Any, ...]) -> Any:

@@ -1,19 +1,9 @@
 """The command line as typed: flags, their help texts and their checks. Imports absl, never TensorFlow."""
 
 from loopwright.flags import checks
-from loopwright.flags.config import (
-    Config,
-    Data,
-    Model,
-    Optimization,
-    Run,
-    changed_arguments,
-    flag_values,
-    identity,
-    to_arguments,
-    to_flagfile,
-)
+from loopwright.flags.config import Config, Data, Model, Optimization, Run
 from loopwright.flags.errors import HelpRequested, UsageError, nearest
+from loopwright.flags.flagfile import changed_arguments, flag_values, identity, to_arguments, to_flagfile
 from loopwright.flags.other_commands import (
     Benchmark,
     Description,

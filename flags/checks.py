@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from loopwright.flags import keras_names
 from loopwright.flags.config import Data, Model, Optimization, Run
 from loopwright.flags.errors import UsageError, nearest
 from loopwright.flags.other_commands import Benchmark, Export, Listing, Parity, Prediction, Verification
@@ -19,14 +20,11 @@ from loopwright.flags.other_commands import Benchmark, Export, Listing, Parity, 
 Table = tuple[tuple[tuple[type, ...], Callable[..., None]], ...]
 
 #: Names that other packages know. This package imports none of them, so a test compares these tuples with them.
-METRICS = ("accuracy", "top_5", "auc", "f1")
+TASKS = ("auto", "classification", "binary", "multi_label", "regression", "language_model")
 EXPORT_FORMATS = ("h5", "keras", "saved_model", "litert")
 AUGMENTATIONS = ("flip", "translate", "crop", "cutout")
 #: The augmentations that are written with a number of pixels.
 SIZED_AUGMENTATIONS = ("translate", "crop", "cutout")
-#: What every run evaluates, whatever its --metrics.
-ALWAYS_EVALUATED = ("loss", "accuracy")
-
 #: `module:function`, as `pkgutil.resolve_name` takes it.
 FUNCTION = re.compile(r"(?!\d)\w+(\.(?!\d)\w+)*:(?!\d)\w+(\.(?!\d)\w+)*")
 _BOUND = r"-?[\d_.]+(?:%|shard)?"
@@ -95,8 +93,24 @@ def input_shape(text: str) -> tuple[int, ...]:
 
 
 def metrics(text: str) -> tuple[str, ...]:
-    """`--metrics` as names, each once."""
-    return _names("metrics", text, METRICS)
+    """`--metrics` as names with their arguments, each once."""
+    return keras_names.check_metrics(text)
+
+
+def loss_weights(text: str | None) -> dict[str, float]:
+    """`--loss_weights` as numbers by the name of the head; empty if there are none."""
+    weights = {}
+    for word in filter(None, (text or "").split(",")):
+        name, _, number = word.strip().rpartition(":")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            name = ""
+        if not name or not weights[name] >= 0:
+            raise UsageError(
+                f"--loss_weights={text}: write NAME:NUMBER for each head, such as --loss_weights=age:0.1,kind:1"
+            )
+    return weights
 
 
 def formats(text: str) -> tuple[str, ...]:
@@ -141,10 +155,19 @@ def check_model(model: Model) -> None:
         raise UsageError(f"--init_exclude={model.init_exclude} needs --init_from, whose variables it leaves out")
     _check_pattern("init_exclude", model.init_exclude)
     _check_pattern("freeze", model.freeze)
-    metrics(model.metrics)
+    if model.unfreeze_at is not None and model.freeze is None:
+        raise UsageError(f"--unfreeze_at={model.unfreeze_at} needs --freeze, whose variables it trains")
+    if model.task not in TASKS and not FUNCTION.fullmatch(model.task):
+        raise UsageError(f"--task={model.task}: no such task; {nearest(model.task, (*TASKS, 'module:function'))}")
+    loss_weights(model.loss_weights)
+    keras_names.check_loss(model.loss)
+    if model.metrics is not None:
+        metrics(model.metrics)
 
 
 def check_optimization(optimization: Optimization) -> None:
+    keras_names.check_optimizer(optimization.optimizer)
+    keras_names.check_learning_rate(optimization.learning_rate)
     text, schedule = optimization.boundaries, optimization.schedule
     boundaries(text)
     if text is not None and schedule != "piecewise":
@@ -159,7 +182,8 @@ def check_optimization(optimization: Optimization) -> None:
 
 
 def check_run(run: Run) -> None:
-    monitor(run.monitor)
+    if run.monitor is not None:
+        monitor(run.monitor)
     profiled = profile_steps(run.profile_steps)
     if profiled and run.epochs is None and run.train_steps is not None and profiled[0] >= run.train_steps:
         raise UsageError(
@@ -169,25 +193,21 @@ def check_run(run: Run) -> None:
         raise UsageError(f"--log_samples needs --execution=graph or --execution=eager, not --execution={run.execution}")
 
 
-def check_monitor(model: Model, run: Run) -> None:
-    """Refuses a --monitor that the run doesn't evaluate."""
-    name, _ = monitor(run.monitor)
-    evaluated = [*dict.fromkeys((*ALWAYS_EVALUATED, *metrics(model.metrics)))]
-    if name in evaluated:
-        return
-    if name in METRICS:
-        raise UsageError(
-            f"--monitor={run.monitor}: the run doesn't evaluate {name}; add it: --metrics={model.metrics},{name}"
-        )
-    raise UsageError(f"--monitor={run.monitor}: no such metric; {nearest(name, evaluated)}")
-
-
 def check_beginning(model: Model, run: Run) -> None:
     """Refuses two sources for one beginning."""
     if run.restore_from is not None and model.init_from is not None:
         raise UsageError(
             f"--restore_from={run.restore_from} and --init_from={model.init_from} exclude each other: the first goes on "
             "with a run, the second begins a new one; give one of them"
+        )
+
+
+def check_unfreezing(model: Model, optimization: Optimization) -> None:
+    """Refuses what can't begin in the middle of a run."""
+    if model.unfreeze_at is not None and optimization.ema_decay is not None:
+        raise UsageError(
+            f"--unfreeze_at={model.unfreeze_at} and --ema_decay={optimization.ema_decay} exclude each other: an average of "
+            "weights has to begin with all of them; give one of them"
         )
 
 
@@ -228,13 +248,16 @@ def check_same_as_fit(model: Model, optimization: Optimization) -> None:
             f"--gradient_accumulation={optimization.gradient_accumulation} can't be compared with fit: its optimizer counts "
             "batches, where the loop counts updates; leave it out"
         )
+    if model.unfreeze_at is not None:
+        raise UsageError(f"--unfreeze_at={model.unfreeze_at}: fit can't unfreeze while it runs; leave it out")
     if model.init_from is not None:
         raise UsageError(
             f"--init_from={model.init_from}: the loop and fit both begin with the model's own first weights; leave it out"
         )
-    if metrics(model.metrics) != ("accuracy",):
+    ours = set(metrics(model.metrics or "accuracy")) & {"top_5", "auc", "f1"}
+    if ours and model.task in ("auto", "classification") and model.loss is None:
         raise UsageError(
-            f"--metrics={model.metrics}: the comparison with fit is made with accuracy alone; leave it out"
+            f"--metrics={model.metrics}: fit has no metric {min(ours)} of classes; leave it out of the comparison"
         )
 
 
@@ -269,8 +292,8 @@ CHECKS: Table = (
     ((Model,), check_model),
     ((Optimization,), check_optimization),
     ((Run,), check_run),
-    ((Model, Run), check_monitor),
     ((Model, Run), check_beginning),
+    ((Model, Optimization), check_unfreezing),
     ((Optimization, Run), check_plateau),
     ((Optimization, Run), check_run_length),
     ((Model, Optimization, Benchmark), check_benchmark),

@@ -6,13 +6,12 @@ marked `identity` is part of what a run is: another value makes another run. All
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from loopwright.flags.fields import (
     AT_LEAST_0,
     AT_LEAST_1,
+    AT_LEAST_2,
     BELOW_1,
     BETWEEN_0_AND_1,
     POSITIVE,
@@ -32,8 +31,8 @@ class Data:
 
     dataset: str = flag(
         "mnist_5k",
-        "Dataset: mnist_5k (embedded), a TFDS name[/config][:version], folder:PATH (with a folder for each class), or "
-        "module:function.",
+        "Dataset: mnist_5k (embedded), a TFDS name[/config][:version], folder:PATH (images) or text:PATH with a folder for "
+        "each class, csv:PATH, npz:PATH, or module:function.",
         identity=True,
         common=True,
     )
@@ -68,7 +67,30 @@ class Data:
     )
     label_key: str | None = flag(
         None,
-        "Feature that is the label or the target (default: the one that the TFDS builder names, or label).",
+        "Feature that is the label or the target, or several, comma separated (default: the one that the TFDS builder "
+        "names, or label).",
+        identity=True,
+        common=True,
+    )
+    columns: str | None = flag(
+        None, "Names of the columns of a csv: file without a header, comma separated.", identity=True
+    )
+    tokens: str = flag(
+        "auto",
+        "What a text is cut into: word, character, byte, or auto (characters for a language model, words otherwise).",
+        choices=("auto", "word", "character", "byte"),
+        identity=True,
+    )
+    vocabulary: int = flag(
+        20000,
+        "Most tokens of a text that are told apart; rarer ones are all the same.",
+        bounds=AT_LEAST_2,
+        identity=True,
+    )
+    sequence_length: int | None = flag(
+        None,
+        "Length to which texts and other sequences are cut or padded (default: 256 tokens, 128 for a language model).",
+        bounds=AT_LEAST_1,
         identity=True,
     )
     weight_key: str | None = flag(
@@ -110,7 +132,31 @@ class Model:
     """What is trained."""
 
     model: str = flag(
-        "cnn", "Model: a name that 'loopwright models' lists, or module:function.", identity=True, common=True
+        "auto",
+        "Model: a name that 'loopwright models' lists, keras.applications:NAME, module:function, or auto (by the data: cnn "
+        "for images).",
+        identity=True,
+        common=True,
+    )
+    task: str = flag(
+        "auto",
+        "What is learned: classification, binary, multi_label, regression, language_model, module:function, or auto (by the "
+        "label).",
+        identity=True,
+        common=True,
+    )
+    loss: str | None = flag(
+        None,
+        "Loss by its name in Keras, such as huber or huber:delta=2, or module:function (default: that of the task).",
+        identity=True,
+    )
+    loss_weights: str | None = flag(
+        None, "What the losses of several heads are multiplied by, such as age:0.1,kind:1.", identity=True
+    )
+    class_weight: str | None = flag(
+        None,
+        "Weights of classes in the training loss: balanced (by their numbers of samples), or such as 0:1,1:6.5.",
+        identity=True,
     )
     precision: str = flag(
         "float32",
@@ -135,15 +181,34 @@ class Model:
         None, "Regular expression; variables with a match in their path are not trained.", identity=True
     )
     outputs: str = outputs_flag()
-    metrics: str = flag("accuracy", "Metrics, comma separated: accuracy, top_5, auc, f1.", identity=True)
+    unfreeze_at: int | None = flag(
+        None, "Step from which the variables that --freeze matches are trained, too.", bounds=AT_LEAST_1, identity=True
+    )
+    metrics: str | None = flag(
+        None,
+        "Metrics, comma separated: accuracy, top_5, auc, f1, names of Keras such as mae or auc:num_thresholds=50, or "
+        "module:function (default: those of the task).",
+        identity=True,
+    )
 
 
 @dataclass(frozen=True)
 class Optimization:
     """How it is trained."""
 
-    optimizer: str = flag("adam", "Optimizer.", choices=("adam", "adamw", "sgd"), identity=True, common=True)
-    learning_rate: float = flag(1e-3, "Highest learning rate.", bounds=POSITIVE, identity=True, common=True)
+    optimizer: str = flag(
+        "adam",
+        "Optimizer by its name in Keras, such as adamw, sgd, lion or rmsprop:rho=0.95, or module:function.",
+        identity=True,
+        common=True,
+    )
+    learning_rate: str = flag(
+        "0.001",
+        "Highest learning rate, or a schedule by its name in Keras, such as cosine_decay:initial_learning_rate=0.1:"
+        "decay_steps=1000, or module:function.",
+        identity=True,
+        common=True,
+    )
     schedule: str = flag(
         "constant",
         "Learning rate after the warm-up.",
@@ -242,10 +307,10 @@ class Run:
         bounds=POSITIVE,
     )
     log_norms: bool = flag(False, "Log the global L2 norms of gradients, parameters and updates.")
-    monitor: str = flag(
-        "accuracy",
-        "Evaluation metric that decides what is best: loss, accuracy or one of --metrics; NAME:min or NAME:max also says "
-        "which end is better.",
+    monitor: str | None = flag(
+        None,
+        "Evaluation metric that decides what is best: loss or one of --metrics; NAME:min or NAME:max also says which end is "
+        "better (default: that of the task, such as accuracy).",
     )
     early_stop: int | None = flag(
         None, "Stop after this many evaluations in a row without a better --monitor.", bounds=AT_LEAST_1
@@ -308,69 +373,3 @@ class Config:
     model: Model = Model()
     optimization: Optimization = Optimization()
     run: Run = Run()
-
-
-#: Identity flags that flagfiles of older versions don't have. Their default means what these versions did.
-_NEWER = ("scale", "outputs")
-
-
-def flag_values(config: Any) -> dict[str, Any]:
-    """The flags of a config as one flat dict, in the order in which they are defined."""
-    return {
-        field.name: getattr(group, field.name)
-        for group in (getattr(config, g.name) for g in dataclasses.fields(config))
-        for field in dataclasses.fields(group)
-    }
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """The flags that make a run this run and no other, by name.
-
-    The length of training is one of them only if the learning rate depends on it (cosine). The feed is one of them only if
-    it is the sequential one, because all others give the same batches. Flags that are newer than some runs are part of them
-    only with a value other than `auto`, so that these runs stay the same.
-    """
-    names = {
-        field.name
-        for group in (Data, Model, Optimization, Run)
-        for field in dataclasses.fields(group)
-        if field.metadata["identity"]
-    }
-    if config.optimization.schedule == "cosine":
-        names |= {"epochs", "train_steps"}
-    if config.data.feed == "sequential":
-        names |= {"feed"}
-    return {
-        name: value
-        for name, value in flag_values(config).items()
-        if name in names and not (name in _NEWER and value == "auto")
-    }
-
-
-def to_arguments(group: Any) -> list[str]:
-    """One of the groups as the words of a command line. Flags without a value are left out."""
-    words = []
-    for name, value in dataclasses.asdict(group).items():
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no{name}")
-        elif value is not None:
-            words.append(f"--{name}={value}")
-    return words
-
-
-def changed_arguments(group: Any) -> list[str]:
-    """The words of `to_arguments` whose values aren't the defaults."""
-    usual = set(to_arguments(type(group)()))
-    return [word for word in to_arguments(group) if word not in usual]
-
-
-#: Flags that a run's flagfile leaves out: they hold for one command only, and must not be repeated by accident.
-NOT_REPEATED = ("overwrite", "allow_fresh_start", "json")
-
-
-def to_flagfile(config: Config) -> str:
-    """The run as a flagfile: every flag with a value, except `--workdir` and the flags of `NOT_REPEATED`."""
-    run = dataclasses.replace(config.run, workdir=None)
-    groups = (config.data, config.model, config.optimization, run)
-    words = [word for group in groups for word in to_arguments(group)]
-    return "\n".join(word for word in words if word.removeprefix("--no").removeprefix("--") not in NOT_REPEATED) + "\n"

@@ -29,6 +29,7 @@ class Bounds(NamedTuple):
 ANY = Bounds()
 AT_LEAST_0 = Bounds(minimum=0)
 AT_LEAST_1 = Bounds(minimum=1)
+AT_LEAST_2 = Bounds(minimum=2)
 POSITIVE = Bounds(above=0)
 BELOW_1 = Bounds(minimum=0, below=1)
 BETWEEN_0_AND_1 = Bounds(above=0, below=1)

@@ -5,25 +5,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from loopwright.models.catalog import MODELS, Entry, ModelError, check_fits, check_name, create
+from loopwright.models.catalog import (
+    KINDS,
+    MODELS,
+    Entry,
+    ModelError,
+    check_fits,
+    check_name,
+    check_outputs,
+    create,
+    default,
+    dtype_of,
+    example,
+)
 
 if TYPE_CHECKING:
     from loopwright.models.entrance import scales_itself
-    from loopwright.models.outputs import ends_in_probabilities
+    from loopwright.models.outputs import ends_in_probabilities, is_activated
 
 _HOME = {
     "ends_in_probabilities": "loopwright.models.outputs",
+    "is_activated": "loopwright.models.outputs",
     "scales_itself": "loopwright.models.entrance",
 }
 
 __all__ = [
+    "KINDS",
     "MODELS",
     "Entry",
     "ModelError",
     "check_fits",
     "check_name",
+    "check_outputs",
     "create",
+    "default",
+    "dtype_of",
     "ends_in_probabilities",
+    "example",
+    "is_activated",
     "scales_itself",
 ]
 

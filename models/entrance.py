@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: The largest spread of inputs that are fit for training. That of pixels from 0 to 255 is 74, and that of [0, 1] is 0.3.
 _FIT = 10.0
+#: Inputs whose mean falls to this share of the pixels' mean are centred, as Caffe's networks take them.
+_CENTRED = 0.25
 #: Operations of `keras.ops` by which a model scales its inputs, such as `x / 255`.
 _ARITHMETIC = ("Divide", "TrueDivide", "Multiply", "Subtract", "Add")
 
@@ -24,7 +26,8 @@ def scales_itself(model: keras.Model, largest: float = 255.0) -> str | None:
 
     - an input of an integer dtype;
     - a `Rescaling` or `Normalization` layer, anywhere in the model, that gets the pixels as they came in. Layers before
-      it may crop, resize or move them. It must make them small: `Rescaling(2, offset=-1)` takes inputs in [0, 1];
+      it may crop, resize or move them. It must make them small or centre them: `Rescaling(2, offset=-1)` takes inputs in
+      [0, 1];
     - arithmetic with a constant as the first operation of a Functional model, such as `x / 255`.
 
     Arithmetic inside a subclassed model or a `Lambda` isn't seen.
@@ -40,19 +43,20 @@ def _scaling_layer(model: keras.Model, largest: float) -> str | None:
 
     kinds = (keras.layers.Rescaling, keras.layers.Normalization)
     layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]
-    seen: list[tuple[str, float, float]] = []
+    seen: list[tuple[str, float, bool]] = []
 
     def record(layer: Any, inputs: Any, outputs: Any) -> None:
         values, results = (np.asarray(keras.ops.cast(part, "float32")) for part in (inputs, outputs))
-        seen.append((f"{type(layer).__name__} ({layer.name!r})", float(values.mean()), float(results.std())))
+        fit = results.std() < _FIT or abs(results.mean()) < _CENTRED * abs(values.mean())
+        seen.append((f"{type(layer).__name__} ({layer.name!r})", float(values.mean()), bool(fit)))
 
     if not layers:
         return None
     with probe.recorded(layers, record):
         for inputs, _ in probe.calls(model, (largest,)):
             means = [float(np.mean(part)) for part in keras.tree.flatten(inputs)]
-            for what, mean, spread in seen:
-                if any(abs(mean - given) < 0.1 * given for given in means) and spread < _FIT:
+            for what, mean, fit in seen:
+                if fit and any(abs(mean - given) < 0.1 * given for given in means):
                     return what
     return None
 

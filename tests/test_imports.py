@@ -18,9 +18,13 @@ ROOMS = (
     ("observe", ("base", "core")),
     ("hooks", ("base", "core", "checkpoint", "observe")),
     ("compare", ("base", "core")),
+    ("tasks", ("base", "core", "observe", "hooks", "compare")),
     ("run", ("base", "core", "checkpoint", "observe", "hooks")),
     ("keras_style", ("base", "core", "hooks", "compare", "run")),
-    ("commands", ("base", "core", "checkpoint", "export", "observe", "hooks", "compare", "run", "keras_style")),
+    (
+        "commands",
+        ("base", "core", "checkpoint", "export", "observe", "hooks", "compare", "tasks", "run", "keras_style"),
+    ),
 )
 #: Lines that a file may have; others have 400.
 MOST_LINES = {"trainer/core/loop.py": 200}

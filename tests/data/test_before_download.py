@@ -13,7 +13,7 @@ from loopwright.data.errors import DataError
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cifar10", {"label_key": "id"}, r"cifar10: the feature 'id' \(Text\) is not an array of numbers"),
+        ("cifar10", {"label_key": "id"}, r"cifar10: the label 'id' \(Text\) is a text, which no task learns"),
         ("cifar10", {"input_key": "imag"}, r"input_key='imag': no such feature of cifar10 .*did you mean 'image'"),
         ("cifar10", {"input_key": "image,id"}, r"the feature 'id' \(Text\) is not an array of numbers"),
         ("imagenette", {}, r"the feature 'image' has no fixed shape, .*give image_size"),

@@ -159,7 +159,7 @@ def test_progress_is_reported(folder: str) -> None:
     ("options", "says"),
     [
         ({"input_key": "imag"}, "^input_key='imag': no such feature of four_features .* did you mean 'image'"),
-        ({"label_key": "text"}, "'text' .* is not an array of numbers"),
+        ({"label_key": "text"}, r"the label 'text' \(Text\) is a text, which no task learns; choose another label_key"),
         ({"weight_key": "w"}, "^weight_key='w': no such feature"),
         ({"feed": "stream"}, "^feed='stream': .* did you mean 'streaming'"),
         ({"train_split": "nope"}, "^train_split='nope': no such split of four_features; it has train, test"),
@@ -342,3 +342,10 @@ def test_users_mistakes_are_told(users: Any, name: str) -> None:
 
 def test_prepared_datasets_are_listed(folder: str) -> None:
     assert [entry.name for entry in data.prepared(folder)] == ["four_features:1.0.0"]
+
+
+def test_batch_size_below_1_is_refused(mnist_dir: pathlib.Path) -> None:
+    dataset = data.load("mnist_5k", data_dir=str(mnist_dir))
+    for make in (dataset.train_feed, dataset.eval_feed):
+        with pytest.raises(data.DataError, match="batch_size=0 is too small; choose at least 1"):
+            make(0)

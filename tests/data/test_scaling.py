@@ -168,3 +168,9 @@ def test_scaling_knows_what_it_scales() -> None:
     assert Scaling("none").scaled(stored) == {"image": False, "ids": False}
     assert Scaling().unsure(stored) is stored["ids"]
     assert Scaling(images={"image": True, "ids": False}).unsure(stored) is None
+
+
+def test_ids_that_augmentation_makes_floats_keep_their_values() -> None:
+    for mode in ("none", "unit"):
+        x = first(feed_of(IDS, augment=lambda x, index, epoch: tf.cast(x, tf.float32), scale=mode))
+        np.testing.assert_array_equal(x, IDS.astype(np.float32), strict=True)

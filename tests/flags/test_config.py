@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from loopwright import flags
-from loopwright.flags.config import flag_values
+from loopwright.flags.flagfile import flag_values
 from loopwright.flags.fields import kind_of
 
 FIELDS = [(group, field) for group in flags.TRAIN_GROUPS for field in dataclasses.fields(group)]

@@ -42,6 +42,7 @@ PIXELS: dict[str, tuple[Callable[[], keras.Model], str]] = {
         lambda: chain(layers.Resizing(6, 6), layers.RandomFlip(), layers.Rescaling(1 / 255)),
         "Rescaling",
     ),
+    "centring": (lambda: chain(layers.Rescaling(1.0, offset=-120.0)), "Rescaling"),
     "nested": (lambda: chain(keras.Sequential([layers.RandomFlip(), layers.Rescaling(1 / 255)])), "Rescaling"),
     "subclassed": (subclassed, "Rescaling"),
     "x / 255": (lambda: by_operation(lambda x: x / 255), "the operation"),
@@ -75,7 +76,7 @@ def test_models_that_take_the_unit_range_are_seen(name: str) -> None:
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_models_of_the_table_take_the_unit_range(name: str) -> None:
-    assert models.scales_itself(models.create(name, (28, 28, 1), 10)) is None
+    assert models.scales_itself(models.create(name, **models.example(name))) is None
 
 
 def test_sixteen_bits_have_another_range() -> None:

@@ -157,3 +157,16 @@ def test_asking_changes_no_seed_and_no_state() -> None:
     assert models.scales_itself(model) is None
     for old, variable in zip(before, variables, strict=True):
         np.testing.assert_array_equal(old, variable)
+
+
+def test_model_of_a_tuple_of_inputs_is_asked() -> None:
+    inputs = (keras.Input((4,)), keras.Input((4,)))
+    model = keras.Model(inputs, layers.Reshape((3,))(softmax()(layers.Add()(inputs))))
+    assert models.ends_in_probabilities("", model)
+
+
+def test_model_of_strings_is_told_by_its_last_operation() -> None:
+    inputs = keras.Input((), dtype="string")
+    words = layers.Embedding(3, 4)(layers.StringLookup(vocabulary=["a", "b"])(inputs))
+    assert not models.ends_in_probabilities("", keras.Model(inputs, layers.Dense(3)(words)))
+    assert models.ends_in_probabilities("", keras.Model(inputs, softmax()(words)))

@@ -8,9 +8,22 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: The directions of the metrics that this package records under names of its own.
+#: The metrics that this package records under names of its own, and Keras's metrics by name, of which less is better.
+_LESS = (
+    "loss bce binary_crossentropy categorical_crossentropy categorical_hinge false_negatives false_positives hinge kld "
+    "kl_divergence log_cosh_error mae mape mean_absolute_error mean_absolute_percentage_error mean_squared_error "
+    "mean_squared_logarithmic_error mse msle poisson root_mean_squared_error sparse_categorical_crossentropy squared_hinge"
+)
+#: Those of which more is better.
+_MORE = (
+    "acc accuracy auc binary_accuracy binary_iou categorical_accuracy concordance_correlation cosine_similarity f1 f1_score "
+    "f_beta_score iou mean_iou one_hot_iou one_hot_mean_iou pearson_correlation precision precision_at_recall r2_score "
+    "recall recall_at_precision sensitivity_at_specificity sparse_categorical_accuracy sparse_top_k_categorical_accuracy "
+    "specificity_at_sensitivity top_5 top_k_categorical_accuracy true_negatives true_positives"
+)
+#: The directions of metrics by name.
 STANDARD: Mapping[str, str] = types.MappingProxyType(
-    {"loss": "min", "accuracy": "max", "mae": "min", "top_5": "max", "auc": "max", "f1": "max"}
+    dict.fromkeys(_LESS.split(), "min") | dict.fromkeys(_MORE.split(), "max")
 )
 #: What Keras calls the directions of its metrics, and those of its metrics that don't say theirs.
 _KERAS_WORDS = {"down": "min", "up": "max"}

@@ -38,6 +38,15 @@ def determinism_is_on() -> bool:
     return bool(is_op_determinism_enabled())
 
 
+def end_determinism() -> None:
+    """Takes back `enable_op_determinism`, for which there is no public way. Without one, operations stay deterministic."""
+    try:
+        from tensorflow.python.framework.config import disable_op_determinism
+    except ImportError:
+        return
+    disable_op_determinism()
+
+
 @contextlib.contextmanager
 def on_each_operation(callback: Callable[..., Any]) -> Iterator[None]:
     """Inside the block, TensorFlow calls `callback` for each operation that this thread makes, eager or in a graph.
@@ -56,6 +65,33 @@ def on_each_operation(callback: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         remove_op_callback(callback)
+
+
+def operation_callbacks() -> list[Any]:
+    """What a new trace depends on and has no public name: op determinism, and the callbacks of each operation."""
+    found: list[Any] = [determinism_is_on()]
+    try:
+        from tensorflow.python.eager.context import context
+    except ImportError:
+        return found
+    return [*found, *getattr(context(), "op_callbacks", ())]
+
+
+def opened_again(iterator: Any, dataset: Any) -> bool:
+    """Lets an iterator begin another dataset of the same specs, as `iter(dataset)` does it. Its old pipeline is freed.
+
+    Returns False where the iterator isn't one of `tf.data`, or TensorFlow keeps it in a different way. Nothing has changed
+    then.
+    """
+    import tensorflow as tf
+
+    held = [getattr(iterator, name, None) for name in ("_iterator_resource", "_dataset")]
+    if any(part is None for part in held) or not hasattr(dataset, "_apply_debug_options"):
+        return False
+    dataset = dataset._apply_debug_options()
+    tf.raw_ops.MakeIterator(dataset=tf.data.experimental.to_variant(dataset), iterator=held[0])
+    iterator._dataset = dataset  # keeps the functions alive that the dataset calls
+    return True
 
 
 def optimized_alone(function: Callable[..., Any]) -> Any:

@@ -13,6 +13,7 @@ NAMES = {
     "lock": "lock",
     "flags": "flags.txt",
     "facts": "run.json",
+    "preprocessing": "preprocessing.json",
     "metrics": "metrics.jsonl",
     "summary": "summary.json",
     "goodput": "goodput.json",
@@ -32,6 +33,7 @@ class RunFolder:
     lock            the process that writes here
     flags.txt       a flagfile that repeats the run
     run.json        versions, machine, data fingerprint
+    preprocessing.json what was learned of texts or tables: vocabulary, means, categories
     metrics.jsonl   one object a record: step, epoch, split, loss, accuracy, …
     summary.json    the last and the best numbers, and where the time went
     goodput.json    the seconds of each process that worked on the run
@@ -47,6 +49,7 @@ class RunFolder:
     lock: pathlib.Path
     flags: pathlib.Path
     facts: pathlib.Path
+    preprocessing: pathlib.Path
     metrics: pathlib.Path
     summary: pathlib.Path
     goodput: pathlib.Path

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from loopwright import flags, models
+from loopwright import flags
 from loopwright.trainer.base.json_lines import finite
 from loopwright.trainer.commands import scaling, setup, sources
 
@@ -48,7 +49,7 @@ def _evaluate(source: sources.Source, data: flags.Data, evaluation: flags.Evalua
     from loopwright.trainer.commands.data_progress import status
 
     progress = evaluation.progress
-    dataset = setup.load_dataset(data, progress)
+    dataset = source.load_dataset(data, progress)
     feed = dataset.eval_feed(max(data.batch_size, 250))
     if source.config is None:
         path = source.path or pathlib.Path()
@@ -74,12 +75,14 @@ def _from_file(path: pathlib.Path, dataset: Dataset, outputs: str, *, trust: boo
     import keras
 
     from loopwright import trainer
+    from loopwright.trainer.commands.train import build
     from loopwright.trainer.export import safe_load
 
     network = safe_load.load_model(path, trust=trust)
-    models.check_fits(f"--restore_from={path}", network, dataset.input_shape, dataset.num_classes)
-    if outputs == "auto":
-        outputs = (sources.identity_in(path) or {}).get("outputs", "auto")
-    objective = trainer.classification(from_logits=not models.ends_in_probabilities("", network, outputs))
-    # A state needs an optimizer; this one is never used.
-    return trainer.TrainState.create(network, keras.optimizers.SGD()), objective
+    said = sources.identity_in(path) or {}
+    model = flags.Model(**{name: said[name] for name in ("task", "loss", "metrics", "outputs") if name in said})
+    model = dataclasses.replace(model, model="", outputs=model.outputs if outputs == "auto" else outputs)
+    chosen = build.as_learned(build.assign(model, dataset), network, model, dataset, f"--restore_from={path}")
+    objective = build.built_objective(chosen, network, dataset)
+    optimizer = keras.optimizers.SGD()  # A state needs one; it is never used.
+    return trainer.TrainState.create(network, optimizer, metrics=getattr(objective, "metrics", ())), objective

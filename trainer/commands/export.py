@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
         raise flags.UsageError(f"--restore_from={source.path}: is an export already; give --workdir of the run")
     setup.start_tensorflow()
     folder = pathlib.Path(export.output) if export.output else source.folder / "exports"
-    dataset = setup.load_dataset(data)
+    dataset = source.load_dataset(data)
     manifest = _export(source, source.config, dataset, folder, formats, export)
     _print(manifest, folder, formats, as_json=export.json)
     return 0
@@ -52,21 +52,21 @@ def _export(
     from loopwright.trainer.commands.train import build
     from loopwright.trainer.export import formats as trainer_formats
 
+    if isinstance(dataset.input_shape, dict):
+        raise TrainingError(f"{dataset.name} has several inputs; export writes only models with one input")
     job, _ = sources.restored_job(source, config, dataset)
     if export.include_preprocessing and not _takes_images(dataset):
         raise flags.UsageError("--include_preprocessing scales uint8 images, and this dataset holds none; leave it out")
     feed = dataset.eval_feed(_SAMPLES)
     scale = scaling.of_run(config.data.scale, feed)
     inputs = next(iter(scaling.follow(scale, feed)()))["x"]
-    if isinstance(inputs, dict):
-        raise TrainingError(f"{dataset.name} has several inputs; export writes only models with one input")
-    loss, metrics = build.plain_loss(job, config)
+    loss, metrics = build.plain_loss(job)
     return trainer_formats.export_all(
         trainer_formats.Export(
             state=job.state,
             samples=np.asarray(inputs),
             input_name=getattr(dataset, "input_key", None) or "inputs",
-            output_name=build.output_name(job, config),
+            output_name=build.output_name(job),
             class_names=dataset.class_names,
             include_preprocessing=export.include_preprocessing,
             scaled=scale != "none",

@@ -80,8 +80,7 @@ def _certify(
     from loopwright import trainer
     from loopwright.trainer.compare.parity import FIT_OPTIONS
 
-    dataset = setup.load_dataset(data)
-    fit_job.check_classes(dataset)
+    dataset = setup.load_dataset(data, task=model.task)
     feed = dataset.train_feed(
         data.batch_size, seed=parity.seed, drop_remainder=data.drop_remainder, augment=data.augment or None
     )
@@ -90,7 +89,7 @@ def _certify(
         for _ in range(2)
     ]
     feed = scaling.follow(scaling.decide(data.scale, ours.state.model, feed), feed)
-    network = fit_job.compile_for_fit(theirs, model, optimization, **FIT_OPTIONS[parity.execution])
+    network = fit_job.compile_for_fit(theirs, **FIT_OPTIONS[parity.execution])
     if parity.execution == "xla" and not network.jit_compile:
         raise TrainingError(
             f"--model={model.model}: one of its layers doesn't support XLA, so fit runs without it; use --execution=graph"
@@ -103,7 +102,7 @@ def _certify(
             feed,
             num_steps=parity.train_steps,
             execution=build.make_execution(parity.execution, parity.steps_per_call),
-            to_fit=fit_job.batches_for_fit(optimization, dataset.num_classes),
+            to_fit=fit_job.batches_for_fit(ours),
         )
 
 

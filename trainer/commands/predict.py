@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
+from loopwright.data.catalog import IMAGE_SUFFIXES
 from loopwright.trainer.base.errors import TrainingError, reason
 from loopwright.trainer.base.json_lines import finite
+from loopwright.trainer.base.say import say
 from loopwright.trainer.commands import scaling, setup, sources
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ HELP = (
 )
 GROUPS = (flags.Prediction, flags.Data)
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 _BATCH = 64
 
 
@@ -53,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     setup.start_tensorflow()
     if prediction.split:
         data = dataclasses.replace(data, eval_split=prediction.split)
-    dataset = None if source.config is None and files else setup.load_dataset(data)
+    dataset = None if source.config is None and files else source.load_dataset(data)
     predictor = _predictor(source, dataset, prediction)
     feed = None if dataset is None else _feed(source, dataset, data, predictor)
     if files:
@@ -77,13 +78,13 @@ def _files(words: Sequence[str]) -> list[pathlib.Path]:
             raise flags.UsageError(f"{word}: no such file or folder; give image files or a folder of them")
         inside = sorted(filter(_is_image, path.rglob("*"))) if path.is_dir() else [path]
         if not inside:
-            raise flags.UsageError(f"{word}: holds no images ({', '.join(_SUFFIXES)})")
+            raise flags.UsageError(f"{word}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
         files += inside
     return files
 
 
 def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _predictor(source: sources.Source, dataset: Dataset | None, prediction: flags.Prediction) -> OpenedModel:
@@ -95,10 +96,12 @@ def _predictor(source: sources.Source, dataset: Dataset | None, prediction: flag
     if source.config is None or dataset is None:
         path = source.path or pathlib.Path()
         predictor = exports.open_export(path, trust=prediction.trust_file)
-        names, outputs = _said_of(path)
+        said = sources.facts_in(path)
+        names = tuple(said.get("class_names", ()))
+        outputs = {"probabilities": True, "logits": False}.get(said.get("outputs", ""))
         wanted = prediction.outputs
         if wanted == "auto":
-            wanted = (sources.identity_in(path) or {}).get("outputs", "auto")
+            wanted = said.get("identity", {}).get("outputs", "auto")
         if wanted != "auto":
             outputs = wanted == "probabilities"
         elif predictor.model is not None:
@@ -116,23 +119,9 @@ def _predictor(source: sources.Source, dataset: Dataset | None, prediction: flag
             return np.asarray(model(x, training=False))
 
     names = tuple(dataset.class_names)
-    return exports.OpenedModel(call, dataset.input_shape, class_names=names, probabilities=job.probabilities)
-
-
-def _said_of(path: pathlib.Path) -> tuple[tuple[str, ...], bool | None]:
-    """The names of an export's classes, and whether it gives probabilities; no names, and None, if that isn't known.
-
-    An `.h5` holds the names itself. For other exports, the manifest beside them tells both.
-    """
-    from loopwright.trainer.export import formats, h5_reader
-
-    try:
-        if path.suffix in (".h5", ".hdf5"):
-            return tuple(h5_reader.read_group(path)[0]["facts"]["class_names"]), None
-        said = formats.read_exports_manifest(path.parent)["files"][path.name]
-        return tuple(said["class_names"]), {"probabilities": True, "logits": False}.get(said["outputs"])
-    except (OSError, ValueError, KeyError, TypeError, TrainingError):
-        return (), None
+    return exports.OpenedModel(
+        call, dataset.input_shape, class_names=names, probabilities=job.probabilities, model=model
+    )
 
 
 def _feed(source: sources.Source, dataset: Dataset, data: flags.Data, predictor: OpenedModel) -> Feed:
@@ -158,6 +147,9 @@ def _stored(source: sources.Source, data: flags.Data, predictor: OpenedModel, fe
     if feed is not None:
         stored = feed.stored["x"] if hasattr(feed, "stored") else None
         if isinstance(stored, dict | None) or stored.dtype.name not in ("uint8", "uint16"):
+            if data.scale != "none":
+                remedy = "; --scale=none keeps 0 to 255" if hasattr(feed, "scaled") else ""
+                say(f"the dataset doesn't store images as pixels, so those of the files are scaled to [0, 1]{remedy}")
             return "uint8", data.scale != "none"
         return stored.dtype.name, feed.scaling.scaled(stored)
     scale = _said_scale(path, data)
@@ -177,7 +169,7 @@ def _from_files(files: Sequence[pathlib.Path], predictor: OpenedModel, dtype: st
     """The images, in the size and with the channels and the scale that the model takes."""
     import tensorflow as tf
 
-    from loopwright.data import decoding
+    from loopwright.data import decoding, image_decoding
     from loopwright.data.scaling import scale
 
     input_shape = predictor.input_shape
@@ -186,30 +178,12 @@ def _from_files(files: Sequence[pathlib.Path], predictor: OpenedModel, dtype: st
     height, width, channels = input_shape
     for file in files:
         try:
-            image = _decode(file.read_bytes(), channels, dtype)
+            image = image_decoding.decode_stored(file.read_bytes(), channels, tf.as_dtype(dtype))
         except (OSError, tf.errors.OpError, ValueError) as error:
             raise TrainingError(f"{file}: no image could be read from it ({reason(error)})") from error
         if image.shape[:2] != (height, width):
             image = decoding.resize(image, (height, width))
         yield Item(str(file), (scale(image) if scaled else tf.cast(image, tf.float32)).numpy())
-
-
-def _decode(content: bytes, channels: int, dtype: str) -> Any:
-    """An image `[H, W, channels]` of the dtype that the dataset stores, `uint8` or `uint16`.
-
-    It is read as in training. For uint16, all bits of a PNG are kept, and the 8 bits of other formats become 16. The gray of
-    a GIF or a BMP is made from its colors.
-    """
-    import tensorflow as tf
-
-    from loopwright.data import image_decoding
-
-    if dtype == "uint16" and content.startswith(b"\x89PNG"):
-        return tf.io.decode_png(content, channels=channels, dtype=tf.uint16)
-    in_colors = channels == 1 and content.startswith((b"BM", b"GIF8"))
-    image = image_decoding.decode(tf.constant(content), 3 if in_colors else channels)
-    image = tf.image.rgb_to_grayscale(image) if in_colors else image
-    return image if dtype == "uint8" else tf.cast(image, tf.uint16) * 257
 
 
 def _from_split(dataset: Any, feed: Any, split: str) -> Iterator[Item]:
@@ -238,7 +212,9 @@ def _predict(predictor: OpenedModel, items: Iterator[Item], top: int) -> list[di
 def _rows(predictor: OpenedModel, batch: list[Item], top: int) -> list[dict[str, Any]]:
     import numpy as np
 
-    x = np.stack([item.x for item in batch]).astype(predictor.dtype)
+    x = np.stack([item.x for item in batch])
+    if predictor.model is None or x.dtype.kind == "f":  # A Keras model takes token ids as they are.
+        x = x.astype(predictor.dtype)
     takes, given = predictor.input_shape, x.shape[1:]
     if len(takes) != len(given) or any(one not in (None, -1, other) for one, other in zip(takes, given, strict=True)):
         raise TrainingError(f"the model takes inputs of shape {takes}, not {given}", exit_code=2)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import absl.logging
 
 from loopwright import flags
+from loopwright.trainer.base import private_tf
 from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.base.say import say
 from loopwright.trainer.commands import machine
@@ -38,7 +39,8 @@ def start_tensorflow(
 ) -> None:
     """Imports TensorFlow and Keras quietly, lets GPU memory grow, and sets kernels, threads and deterministic ops.
 
-    What `keras.json` says doesn't count: a run depends on its flags alone.
+    What `keras.json` says doesn't count, nor what an earlier command in this process has set: a run depends on its flags
+    alone.
 
     Raises TrainingError (exit 2) if KERAS_BACKEND names another backend, and for a setting that a TensorFlow that already
     runs in this process can't take.
@@ -60,6 +62,8 @@ def start_tensorflow(
     absl.logging.set_verbosity(absl.logging.ERROR)  # without the deprecation warnings of TFDS and Keras
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+    elif private_tf.determinism_is_on():  # an earlier command in this process wanted it
+        private_tf.end_determinism()
 
 
 def choose_keras(environ: MutableMapping[str, str]) -> None:
@@ -130,10 +134,15 @@ def _set_threads(intra_op: int, inter_op: int) -> None:
                 raise TrainingError(_RUNS_ALREADY.format(f"{name}_threads={wanted}"), exit_code=2) from None
 
 
-def load_dataset(config: flags.Data, progress: str = "auto") -> Dataset:
+def load_dataset(
+    config: flags.Data, progress: str = "auto", *, task: str = "auto", preprocessing: dict[str, Any] | None = None
+) -> Dataset:
     """The dataset that the flags name. Its progress, its remarks and what TFDS prints go to stderr.
 
-    `progress` is `--progress`. Bars are shown only for `auto`, and only on a terminal.
+    Args:
+      progress: `--progress`. Bars are shown only for `auto`, and only on a terminal.
+      task: `--task`, which tells how labels are read.
+      preprocessing: what a run has learned of its texts or tables; None to learn it from the training split.
     """
     from loopwright import data
     from loopwright.trainer.commands.data_progress import DataProgress
@@ -158,6 +167,12 @@ def load_dataset(config: flags.Data, progress: str = "auto") -> Dataset:
             label_key=config.label_key,
             weight_key=config.weight_key,
             image_size=flags.checks.image_size(config.image_size),
+            task="auto" if ":" in task or task in ("binary", "regression") else task,
+            vocabulary=config.vocabulary,
+            sequence_length=config.sequence_length,
+            tokens=config.tokens,
+            columns=config.columns,
+            preprocessing=preprocessing,
             max_bad_records=config.max_bad_records,
             progress=DataProgress(moves=progress == "auto"),
             say=lambda line: say(flags.as_flags(line)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from loopwright import flags
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.run_folder import RunFolder
-from loopwright.trainer.commands import workdir
+from loopwright.trainer.base.say import say
+from loopwright.trainer.commands import setup, workdir
 from loopwright.trainer.commands.train import build
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ class Source:
     path: pathlib.Path | None
     config: flags.Config | None = None
     folder: pathlib.Path = pathlib.Path()
+
+    def load_dataset(self, data: flags.Data, progress: str = "auto") -> Dataset:
+        """The dataset that the flags name, read as the run read it, with what it learned of texts or tables."""
+        if self.config is None:
+            return setup.load_dataset(data, progress)
+        path = RunFolder.at(self.folder).preprocessing
+        learned = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return setup.load_dataset(data, progress, task=self.config.model.task, preprocessing=learned)
 
     def restore(self, state: TrainState) -> pathlib.Path:
         """Restores the state from the checkpoint that was asked for, or from the newest undamaged one; returns its path.
@@ -63,7 +73,15 @@ def parse(
         parsed, _ = flags.parse(
             [*of_run, *argv], groups, usage=usage, help_text=help_text, positional=positional, checked=False
         )
-    flags.check(parsed)
+    try:
+        flags.check(parsed)
+    except flags.UsageError as error:
+        typed = any(word.partition("=")[0] in ("--dataset", "-dataset") for word in argv)
+        if source.config is None or typed or not str(error).startswith("--dataset="):
+            raise
+        raise flags.UsageError(
+            f"{error}; {source.folder} was trained on it, so say with --dataset=… where these data lie now"
+        ) from None
     return parsed, words, source
 
 
@@ -91,23 +109,39 @@ def with_outputs(config: flags.Config, outputs: str) -> flags.Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, outputs=outputs))
 
 
-def identity_in(path: pathlib.Path) -> dict[str, Any] | None:
-    """The identity of the run that wrote an export, or None if the file and the manifest beside it don't tell it."""
+def facts_in(path: pathlib.Path) -> dict[str, Any]:
+    """What an export says of its run: `identity`, `class_names` and, if only the manifest beside it tells, `outputs`.
+
+    An `.h5` holds the facts itself, and so does a `.keras` of today. Empty if neither the file nor the manifest tells them.
+    """
     from loopwright.trainer.export import formats, h5_reader
 
-    try:
-        if path.suffix in (".h5", ".hdf5"):
-            return dict(h5_reader.read_facts(path)["identity"])
-        return dict(formats.read_exports_manifest(path.parent)["files"][path.name]["identity"])
-    except (OSError, ValueError, KeyError, TypeError, TrainingError):
-        return None
+    def in_manifest(path: pathlib.Path) -> dict[str, Any]:
+        return dict(formats.read_exports_manifest(path.parent)["files"][path.name])
+
+    whole = {
+        ".h5": (h5_reader.read_facts,),
+        ".hdf5": (h5_reader.read_facts,),
+        ".keras": (h5_reader.read_facts, in_manifest),
+    }
+    for read in whole.get(path.suffix, (in_manifest,)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, TrainingError):
+            return read(path)
+    return {}
+
+
+def identity_in(path: pathlib.Path) -> dict[str, Any] | None:
+    """The identity of the run that wrote an export, or None if the file and the manifest beside it don't tell it."""
+    return facts_in(path).get("identity")
 
 
 def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tuple[build.Job, pathlib.Path]:
     """The job of a run with the state of its checkpoint, and the checkpoint's path.
 
-    What hooks keep in the state, such as early stopping, isn't restored.
+    What hooks keep in the state, such as early stopping, isn't restored. A line on stderr says where the classes of the
+    dataset aren't those of the run, because outputs and labels are matched by number.
     """
+    _tell_of_other_classes(source.folder, dataset)
     job = build.build_job(
         config.model,
         config.optimization,
@@ -118,12 +152,31 @@ def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tupl
     return job, source.restore(job.state)
 
 
+def _tell_of_other_classes(folder: pathlib.Path, dataset: Dataset) -> None:
+    """Says which class has another name in the run. A run without run.json tells nothing about its classes."""
+    known = _facts_of(folder).get("class_names", ()) if RunFolder.at(folder).facts.exists() else ()
+    for number, (here, before) in enumerate(zip(dataset.class_names, known, strict=False)):
+        if here != before:
+            say(
+                f"class {number} is {here!r} in {dataset.name} and {before!r} in the run: classes are matched by number"
+            )
+            return
+
+
 def _total_steps(folder: pathlib.Path, config: flags.Config) -> int:
     """The steps of the whole run, on which its schedule depends. Its run.json tells the length of an epoch."""
     if config.run.train_steps:
         return config.run.train_steps
+    facts = _facts_of(folder)
+    if "steps_per_epoch" not in facts:
+        raise TrainingError(f"{RunFolder.at(folder).facts} is damaged: it has no steps_per_epoch; train the run on")
+    return (config.run.epochs or 0) * facts["steps_per_epoch"]
+
+
+def _facts_of(folder: pathlib.Path) -> dict[str, Any]:
+    """The run.json of a run."""
     path = RunFolder.at(folder).facts
     try:
-        return (config.run.epochs or 0) * json.loads(path.read_text(encoding="utf-8"))["steps_per_epoch"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{path} can't be read ({type(error).__name__}: {error})") from None

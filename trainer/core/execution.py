@@ -7,22 +7,23 @@ steps and returns how many it took. It adds the metrics of each step to the stat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from loopwright.trainer.base.autograph import no_autograph
 from loopwright.trainer.base.clock import Clock, TimedIterator
 from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.base.fast_max_pool import fast_pooling_gradients
 from loopwright.trainer.base.graph_writes import written_variables
 from loopwright.trainer.base.memory import give_back_memory
-from loopwright.trainer.base.private_tf import determinism_is_on, optimized_alone
+from loopwright.trainer.base.private_tf import opened_again
 from loopwright.trainer.base.retrace import specs, warn_of_retrace
+from loopwright.trainer.core.accumulator import accumulator, as_window
 from loopwright.trainer.core.feed import Batch, Feed
 from loopwright.trainer.core.objective import Metric
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.core.step import Step
+from loopwright.trainer.core.traces import nothing_like
 
 Run = Callable[[int], int]
 
@@ -34,7 +35,7 @@ class Execution(Protocol):
 
 
 def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
-    """Up to `steps_per_call` steps in one `tf.function`: a `tf.while` over the iterator, traced once.
+    """Up to `steps_per_call` steps in one `tf.function`: a `tf.while` over the iterator, traced once for a state.
 
     The clock counts the seconds of compilation and of waits for input. That holds for the other executions, too.
     """
@@ -42,33 +43,68 @@ def graph(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
     _check_length(steps_per_call)
 
     def bind(state: TrainState, step: Step, feed: Feed) -> Run:
-        iterator = iter(feed(int(state.step)))
+        batches = feed(int(state.step))
+        lease = state.compiled_calls.take(
+            "the training loop", step=step, spec=batches.element_spec, **_depends_on(state)
+        )
+        again = bool(lease.held)
         with _or_own(clock).phase("compile"):
-            names, accumulate, traced_step = accumulator(_substituted(_counted(state, step)), iterator.element_spec)
-            state.check_holds(written_variables(traced_step))
-            state.open_window(names)
-            waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+            loop = lease.get("loop", lambda: _Loop.traced(state, step, batches))
+        if again:
+            opened_again(loop.iterator, batches)
+        state.open_window(loop.names)
+        call, waited, begin = loop.call, loop.waited, float(loop.waited)
+        end: list[float] = []
+        _or_own(clock).count("input", lambda: (end or [float(waited)])[0] - begin)
 
-            @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
-            def traced(n: tf.Tensor) -> None:
-                window, seconds = accumulate(iterator, state.sums(), n)
-                state.assign_sums(window)
-                waited.assign_add(seconds)
-
-            # A call takes half as long without the iterator among its arguments and without the look-up of a trace.
-            call = traced.get_concrete_function()
-            call(tf.constant(0, tf.int64))  # compiles, and takes no step
-            give_back_memory()
-        _or_own(clock).count("input", lambda: float(waited))
+        def finish() -> bool:
+            """Frees what the feed has read ahead."""
+            end.append(float(waited))
+            return loop.empty is not None and opened_again(loop.iterator, loop.empty)
 
         def run(n: int) -> int:
             n = min(n, steps_per_call)
             call(tf.constant(n, tf.int64))
             return n
 
+        lease.until_end_of(run, finish)
         return run
 
     return bind
+
+
+class _Loop(NamedTuple):
+    """The compiled loop of `graph`.
+
+    Its iterator is part of it and is opened again for each run: a call takes half as long without it among the arguments.
+    """
+
+    names: tuple[str, ...]
+    call: Callable[[tf.Tensor], None]
+    iterator: Any
+    waited: tf.Variable
+    empty: tf.data.Dataset | None
+
+    @classmethod
+    def traced(cls, state: TrainState, step: Step, batches: Any) -> _Loop:
+        """Traces and compiles the loop over a dataset, of which it takes no batch."""
+        iterator = iter(batches)
+        names, accumulate, traced_step = accumulator(_substituted(_counted(state, step)), iterator.element_spec)
+        state.check_holds(written_variables(traced_step))
+        state.open_window(names)
+        waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def traced(n: tf.Tensor) -> None:
+            window, seconds = accumulate(iterator, state.sums(), n)
+            state.assign_sums(window)
+            waited.assign_add(seconds)
+
+        call = traced.get_concrete_function()  # whose calls look up no trace
+        call(tf.constant(0, tf.int64))
+        give_back_memory()
+        empty = nothing_like(batches) if isinstance(batches, tf.data.Dataset) else None
+        return cls(names, call, iterator, waited, empty)
 
 
 def eager(*, clock: Clock | None = None) -> Execution:
@@ -110,29 +146,28 @@ def xla(steps_per_call: int = 50, *, clock: Clock | None = None) -> Execution:
         _check_dense(feed.element_spec)
         stacked, begin = feed.stacked(steps_per_call), int(state.step)
         stacks = TimedIterator(iter(stacked(begin)), _or_own(clock))
-        programs: dict[Any, Callable] = {}
-        before: dict[str, str] = {}
+        lease = state.compiled_calls.take("the XLA loop", step=step, k=steps_per_call, **_depends_on(state))
+        program: Any = None
         stack, length, offset = None, 0, 0
 
         def run(n: int) -> int:
-            nonlocal stack, begin, length, offset, before
+            nonlocal stack, begin, length, offset, program
             if offset == length:
                 begin += length
                 stack, length, offset = next(stacks), stacked.length(begin), 0
-            shapes = tuple(tensor.shape for tensor in tf.nest.flatten(stack))
-            if shapes not in programs:
-                if len(programs) > 1:  # the first is for whole batches, the second for a ragged one
-                    warn_of_retrace("the XLA loop", before, specs(stack, "stack"))
-                before = specs(stack, "stack")
+                shapes, first = tuple(specs(stack, "stack").items()), program is None
+                if shapes not in lease.held and len(lease.held) > 1:  # one is for whole batches, one for a ragged one
+                    warn_of_retrace("the XLA loop", dict([*lease.held][-1]), dict(shapes))
                 with _or_own(clock).phase("compile"):
-                    programs[shapes] = _xla_program(state, step, stack)
-                    programs[shapes](stack, tf.constant(0), tf.constant(0), state.sums())  # takes no step
-                    give_back_memory()
+                    names, program = lease.get(shapes, lambda: _xla_program(state, step, stack))
+                if first:
+                    state.open_window(names)
             n = min(n, length - offset)
-            state.assign_sums(programs[shapes](stack, tf.constant(offset), tf.constant(n), state.sums()))
+            state.assign_sums(program(stack, tf.constant(offset), tf.constant(n), state.sums()))
             offset += n
             return n
 
+        lease.until_end_of(run)
         return run
 
     return bind
@@ -155,8 +190,8 @@ def _or_own(clock: Clock | None) -> Clock:
     return clock or Clock()
 
 
-def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
-    """The compiled loop for stacks of one shape."""
+def _xla_program(state: TrainState, step: Step, stack: Any) -> tuple[tuple[str, ...], Callable[..., tf.Tensor]]:
+    """The names of the metrics, and the compiled loop for stacks of one shape. Takes no step."""
     spec = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), stack)
     traced = tf.function(_counted(state, step)).get_concrete_function(spec)
     state.check_holds(written_variables(traced))
@@ -173,13 +208,21 @@ def _xla_program(state: TrainState, step: Step, stack: Any) -> Callable:
         window = tf.ensure_shape(window, [len(names), 2])
         return tf.while_loop(lambda i, _: i < offset + n, body, [offset, window])[1]
 
-    def first_call(*arguments: tf.Tensor) -> tf.Tensor:
+    def checked(*arguments: tf.Tensor) -> tf.Tensor:
         try:
             return call(*arguments)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.NotFoundError) as error:
             raise TrainingError(f"XLA can't run this step ({first_line(error)}); use execution=graph()") from error
 
-    return first_call
+    checked(stack, tf.constant(0), tf.constant(0), state.sums())
+    give_back_memory()
+    return names, checked
+
+
+def _depends_on(state: TrainState) -> dict[str, Any]:
+    """What a trace of a step takes from the state, apart from values of variables."""
+    parts = {name: getattr(state, name) for name in ("model", "optimizer", "step", "window", "metrics", "extras")}
+    return {f"state.{name}": part for name, part in parts.items()} | {"windows": len(state.cadences) > 1}
 
 
 def _counted(state: TrainState, step: Step) -> Callable[[Batch], dict[str, Metric]]:
@@ -201,41 +244,3 @@ def _substituted(one: Callable[[Batch], dict[str, Metric]]) -> Callable[[Batch],
             return one(batch)
 
     return faster
-
-
-@no_autograph
-def as_window(metrics: dict[str, Metric]) -> tf.Tensor:
-    """Metrics as float64 `[M, 2]`, rows in the order of their names."""
-    rows = [tf.stack([tf.cast(part, tf.float64) for part in metrics[name]]) for name in sorted(metrics)]
-    return tf.reshape(tf.stack(rows) if rows else tf.zeros([0, 2], tf.float64), [len(rows), 2])
-
-
-def accumulator(one: Callable[[Batch], dict[str, Metric]], spec: Any) -> tuple[tuple[str, ...], Callable, Any]:
-    """Traces `one` for batches of `spec`. Returns the names of its metrics, a function that sums them, and the trace.
-
-    `accumulate(iterator, window, n)` takes n batches from the iterator and adds the metrics of each to the window `[M, 2]`,
-    one after the other. It returns the window and the seconds (float64) for which it waited for the iterator. Call it inside
-    a `tf.function`.
-    """
-    traced = optimized_alone(one)  # so that the step has the bits of the step that `fit` compiles
-    concrete = traced.get_concrete_function(spec)
-    names = tuple(sorted(concrete.structured_outputs))
-
-    def accumulate(iterator: Any, window: tf.Tensor, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        waited = tf.constant(0.0, tf.float64)
-        for _ in tf.range(n):
-            batch = next(iterator)  # may come while the step before still runs
-            with tf.control_dependencies([window]):
-                ready = _now()
-            with tf.control_dependencies([ready, *tf.nest.flatten(batch, expand_composites=True)]):
-                waited += _now() - ready
-            window += as_window(traced(batch))
-        return window, waited
-
-    return names, accumulate, concrete
-
-
-@no_autograph
-def _now() -> tf.Tensor:
-    """The time in seconds, float64. It is always 0 under op determinism, which forbids functions to read a clock."""
-    return tf.constant(0.0, tf.float64) if determinism_is_on() else tf.timestamp()

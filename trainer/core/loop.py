@@ -34,6 +34,9 @@ def train(
     its end (`streams.of_dataset` says when a resumed run is exact), `execution="graph"`, one hook alone. Anything that can't
     be meant raises TypeError or ValueError before the first step. A feed that ends too early raises TrainingError.
 
+    The state keeps what was compiled, so that the next call begins at once. It is compiled again where something differs
+    that the step reads in Python: attributes of layers, optimizer, step and objective, closures, globals (`traces.py`).
+
     Hooks that are due at the same step are called in the order given. Those of `at_end` come last. Hooks that open
     something are opened in this order before the first step, and closed in reverse order after the last one. An error of a
     hook, other than `StopTraining`, ends training at once and is passed on. The reason of a `StopTraining` goes to stderr.

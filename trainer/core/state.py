@@ -17,6 +17,7 @@ from loopwright.trainer.base.errors import TrainingError, what
 from loopwright.trainer.base.graph_writes import is_scratch
 from loopwright.trainer.base.windows import WindowMeans, metric_results
 from loopwright.trainer.core.optimizers import as_optimizer
+from loopwright.trainer.core.traces import Traces
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,6 +36,7 @@ class TrainState:
       cadences: those at which hooks read the metrics, which `train` finds out.
       extras: what a step adds, such as a second optimizer or a replay memory: variables, or trackable objects with a list
         of `variables`.
+      compiled_calls: what `train` and `evaluate` have compiled, for their next calls (`traces.py`). No checkpoint holds it.
     """
 
     model: keras.Model
@@ -45,6 +47,7 @@ class TrainState:
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     window_names: tuple[str, ...] = ()
     cadences: tuple[int, ...] = ()
+    compiled_calls: Traces = dataclasses.field(default_factory=Traces, init=False, repr=False)
     _empty: tf.Tensor = dataclasses.field(default_factory=lambda: tf.zeros([0, 2], tf.float64), init=False, repr=False)
 
     @classmethod
@@ -109,7 +112,9 @@ class TrainState:
             )
 
     def open_window(self, names: tuple[str, ...]) -> None:
-        """Names the rows of the window. A restored window keeps its sums, unless its number of metrics differs."""
+        """Names the rows of the window. It keeps the sums of the same names, and restored sums of the same number."""
+        if self.window_names and names != self.window_names:  # another step's, which say nothing under these names
+            self.window.assign(tf.zeros([0, 2], tf.float64))
         self.window_names = names
         windows.fit(self.window, len(names), self.cadences)
 

@@ -9,8 +9,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,7 +24,7 @@ from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.base.say import say
 from loopwright.trainer.core.optimizers import averaged_weights
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.export import open_export
+from loopwright.trainer.export import new_process, open_export
 from loopwright.trainer.export.h5_writer import export_h5, export_keras, export_weights
 from loopwright.trainer.export.same_training import check_same_training
 
@@ -247,12 +245,10 @@ def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> d
     model = export.state.model
     with averaged_weights(model, export.state.optimizer):
         live = {part: np.asarray(model(x, training=False)) for part, x in _parts(export.samples)}
-    command = [sys.executable, "-m", open_export.__name__, str(staging)]
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise TrainingError(f"an export can't be loaded again, so no file is replaced: {said[-1]}")
+    with new_process.started(open_export.__name__, str(staging)) as process:
+        failure = new_process.failure(process)
+    if failure is not None:
+        raise TrainingError(f"an export can't be loaded again, so no file is replaced: {failure}")
     differences = {}
     for name in formats:
         with np.load(staging / f"{FORMATS[name]}.outputs.npz") as found:

@@ -1,9 +1,9 @@
 """Files from which training goes on: Keras's own layout, and one more group with everything else that training needs.
 
-Plain Keras reads the architecture, the weights and `training_config`. The group `loopwright` (in a `.keras` archive the
-member `loopwright.h5`) holds the optimizer's
-variables, the step, the states of the seed generators, and other facts that Keras doesn't write. Each slot is stored under
-the place of its variable among the model's weights. So neither names nor the order in which an optimizer was built matter.
+Plain Keras reads the architecture, the weights and `training_config`. The group `loopwright` (in a `.keras` archive, the
+member `loopwright.h5`) holds the optimizer's variables, the step, the states of the seed generators, and other facts that
+Keras doesn't write. Each slot is stored under the place of its variable among the model's weights. So neither names nor the
+order in which an optimizer was built matter.
 
     state = load_h5("model.h5")
     state.model.fit(...)          # or train(state, feed, step, ...)
@@ -63,7 +63,7 @@ def load_h5(
       custom_objects: classes by name that come neither from Keras nor from this package, such as a learning rate schedule.
       trust: the file may hold code and name any class, which is imported from the place that the file names.
 
-    Raises TrainingError for a damaged file, and for a file that `model.save` wrote, which `repair_h5` reads.
+    Raises TrainingError for a damaged file, and for one that `model.save` wrote. `repair_h5` reads an `.h5` of that kind.
     """
     known = dict(custom_objects or {})
     model = safe_load.load_model(path, custom_objects=known, trust=trust)
@@ -97,6 +97,7 @@ def restore_h5(path: str | os.PathLike[str], state: TrainState, input_shape: Any
         safe_load.check_file(path, trust=True)  # No model is built from it.
     facts, arrays = read_group(path)
     twin = state.model if only_weights else functional_twin(state.model, input_shape)
+    _check_fits(path, _assignable(state, twin), arrays)  # before the first weight changes
     try:
         with thawed(twin):
             twin.load_weights(path)
@@ -171,9 +172,7 @@ def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
     try:
         with _training_part(path) as file:
             if file is None or GROUP not in file:
-                raise TrainingError(
-                    f"{path} holds no training state; if model.save wrote it, trainer.repair_h5 reads it"
-                )
+                raise TrainingError(f"{path} holds no training state; {_remedy(path)}")
             record = json.loads(file[GROUP].attrs["state"])
             if record["schema"] != SCHEMA:
                 raise TrainingError(f"{path} has schema {record['schema']!r}; this version reads {SCHEMA}")
@@ -184,6 +183,15 @@ def read_group(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
         if _sha256(arrays[name]) != digest:
             raise TrainingError(f"{path} is damaged: {name} doesn't match its SHA-256")
     return record, arrays
+
+
+def _remedy(path: str | os.PathLike[str]) -> str:
+    """What to do with a file of plain Keras, from which no run goes on."""
+    if str(path).endswith((".keras", ".weights.h5")):
+        return (
+            "take its weights alone (init_from), or write the file with trainer.export_keras or trainer.export_weights"
+        )
+    return "if model.save wrote it, trainer.repair_h5 reads it"
 
 
 @contextlib.contextmanager
@@ -285,12 +293,18 @@ def _variables(state: TrainState, twin: keras.Model) -> dict[str, Any]:
     return named | rest | {"step": state.step, "window": state.window}
 
 
+def _assignable(state: TrainState, twin: keras.Model) -> dict[str, Any]:
+    """All variables to which an array in a file may be assigned, by their names in the file."""
+    return _variables(state, twin) | {
+        f"{kind}/{i}": v for kind in ("trained", "weights") for i, v in enumerate(twin.weights)
+    }
+
+
 def _assign(
     path: str | os.PathLike[str], state: TrainState, twin: keras.Model, facts: Mapping[str, Any], arrays: Arrays
 ) -> None:
     """Assigns the arrays of a file to a state whose model already has the weights that Keras reads."""
-    variables = _variables(state, twin)
-    variables |= {f"{kind}/{i}": v for kind in ("trained", "weights") for i, v in enumerate(twin.weights)}
+    variables = _assignable(state, twin)
     _check_fits(path, variables, arrays)
     for name in sorted(name for name in arrays if name.startswith("weights/")):
         variables[name].assign(arrays[name])

@@ -58,7 +58,7 @@ def export_h5(
     of file loses. `export_keras` holds most of those.
     """
     path = local_path(path)
-    if path.suffix not in (".h5", ".hdf5") or path.name.endswith(".weights.h5"):
+    if path.suffix not in (".h5", ".hdf5") or path.name.endswith(_ONLY_WEIGHTS):
         raise ValueError(f"path={path}: the name of a whole model must end in .h5, and not in .weights.h5")
     options = {"loss": loss, "metrics": metrics, "step": step, "facts": facts}
     return _export(source, path, lambda model: functional_twin(model, input_shape), **options)
@@ -101,8 +101,13 @@ def export_weights(
     Args:
       path: ends in `.weights.h5`. The file's attribute `model_class` names the model's class as `module:Class`.
       step, facts: as for `export_h5`.
+
+    Raises ValueError for a different suffix.
     """
-    return _export(source, local_path(path), lambda model: model, loss=None, metrics=(), step=step, facts=facts)
+    path = local_path(path)
+    if not path.name.endswith(_ONLY_WEIGHTS):
+        raise ValueError(f"path={path}: the name of a file of weights must end in {_ONLY_WEIGHTS}")
+    return _export(source, path, lambda model: model, loss=None, metrics=(), step=step, facts=facts)
 
 
 def _export(

@@ -51,8 +51,11 @@ def repair_h5(path: str | os.PathLike[str]) -> TrainState:
     again, nor which variables are left out of weight decay. Files of Keras 2 are read, too, also with its `legacy`
     optimizers; training goes on with Keras 3, whose last bits may differ.
 
-    Raises TrainingError for a file without an optimizer, or with an optimizer that doesn't fit the model.
+    Raises TrainingError for any other kind of file, for a file without an optimizer, and for one with an optimizer that
+    doesn't fit the model.
     """
+    if not str(path).endswith((".h5", ".hdf5")):
+        raise TrainingError(f"{path}: repair_h5 reads only .h5 files; load any other with keras.models.load_model")
     safe_load.check_file(path)
     with h5py.File(path, "r") as file:
         names, arrays = _keras_slots(path, file)

@@ -6,9 +6,7 @@ As a program, this module is the new process: `python -m loopwright.trainer.expo
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 from typing import Any
 
@@ -18,6 +16,7 @@ import tensorflow as tf
 
 from loopwright.trainer.base.errors import TrainingError, first_line
 from loopwright.trainer.core.state import TrainState
+from loopwright.trainer.export import new_process
 from loopwright.trainer.export.functional import functional_twin
 from loopwright.trainer.export.h5_reader import load_h5
 
@@ -42,17 +41,11 @@ def check_same_training(state: TrainState, path: pathlib.Path, inputs: Any, inpu
         tf.io.write_file(str(path.with_name(f"{number}.tensor")), tf.io.serialize_tensor(leaf))
     request = {"names": names, "dtypes": [tf.as_dtype(leaf.dtype).name for leaf in leaves]}
     path.with_name(_REQUEST).write_text(json.dumps(request), encoding="utf-8")
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
-    threads = tf.config.threading.get_intra_op_parallelism_threads()
-    if threads:
-        environment["TF_NUM_INTRAOP_THREADS"] = str(threads)
-    command = [sys.executable, "-m", __name__, str(path.parent), path.name]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    live = _step(functional_twin(state.model, input_shape), inputs)
-    _, said = process.communicate()
-    if process.returncode:
-        lines = [line for line in said.splitlines() if line.strip()] or [f"exit code {process.returncode}"]
-        raise TrainingError(f"{path.name} can't be loaded again in a new process ({lines[-1]})")
+    with new_process.started(__name__, str(path.parent), path.name) as process:
+        live = _step(functional_twin(state.model, input_shape), inputs)
+        failure = new_process.failure(process)
+    if failure is not None:
+        raise TrainingError(f"{path.name} can't be loaded again in a new process ({failure})")
     return _difference(path, live, state.model)
 
 
@@ -64,9 +57,8 @@ def _difference(path: pathlib.Path, live: dict[str, np.ndarray], model: keras.Mo
             if name not in found or found[name].shape != value.shape:
                 raise TrainingError(f"{path.name} comes back with other {name.partition('/')[0]}")
             other = found[name]
-            compared = ~(
-                (other == value) | (np.isnan(other) & np.isnan(value))
-            )  # an infinity minus itself is no number
+            # An infinity minus itself is no number.
+            compared = ~((other == value) | (np.isnan(other) & np.isnan(value)))
             difference = float(np.max(np.abs(other - value), initial=0.0, where=compared))
             scale = max(1.0, float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value))))
             if not difference <= scale * (_BOUND_OF_HALF if half else _BOUND):
@@ -78,9 +70,9 @@ def _difference(path: pathlib.Path, live: dict[str, np.ndarray], model: keras.Mo
 
 
 def _step(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
-    """The outputs, and the gradients of a weighted sum of the outputs of training, of the weights by their places.
+    """The outputs, and the gradients of a weighted sum of the outputs in training, by the place of each weight.
 
-    Every variable of the model has its value of before afterwards.
+    Afterwards, every variable of the model has the value that it had before.
     """
     values = [variable.numpy() for variable in model.variables]
     try:

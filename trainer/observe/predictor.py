@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from loopwright.trainer.observe.predictions import FIRST, MISTAKES, Predictions
 
 
 def predictor(state: TrainState, feed: Feed, *, from_logits: bool) -> Callable[[], Predictions]:
-    """A function that predicts all samples of a finite feed of labeled samples. It is compiled once.
+    """A function that predicts all samples of a finite feed of labeled samples. Its first call compiles it.
 
     If the optimizer averages weights, the averages make the predictions.
     """
@@ -44,14 +45,18 @@ def predictor(state: TrainState, feed: Feed, *, from_logits: bool) -> Callable[[
         return tf.shape(outputs)[-1], *(tf.boolean_mask(part, keep) for part in parts)
 
     traced = tf.function(of_batch, input_signature=[feed.element_spec])
-    call, changed = watched(traced, "prediction"), written_variables(traced.get_concrete_function())
+    call = watched(traced, "prediction")
+
+    @functools.cache
+    def changed() -> list[tf.Variable]:
+        return written_variables(traced.get_concrete_function())
 
     def run() -> Predictions:
         found: list[list[np.ndarray]] = []
         first: dict[int, np.ndarray] = {}
         surest: list[tuple[float, int, np.ndarray]] = []
         rows = 0
-        with averaged_weights(state.model, state.optimizer), put_back(changed):
+        with averaged_weights(state.model, state.optimizer), put_back(changed()):
             for batch in feed():
                 classes, *columns, inputs = (part.numpy() for part in call(batch))
                 _, labels, predicted, confidence = columns

@@ -46,6 +46,41 @@ def test_function_optimized_alone_tells_the_shapes_of_its_variables() -> None:
     assert [dimension.size for dimension in shape.list.shape[0].dim] == [2, 3]
 
 
+def test_callbacks_and_determinism_are_part_of_what_a_trace_depends_on() -> None:
+    before = private_tf.operation_callbacks()
+    tf.debugging.enable_check_numerics()
+    try:
+        assert private_tf.operation_callbacks() != before
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert private_tf.operation_callbacks() == before
+    tf.config.experimental.enable_op_determinism()
+    assert private_tf.operation_callbacks() != before
+
+
+def test_iterator_is_opened_again_as_iter_opens_it() -> None:
+    def numbers(start: int) -> tf.data.Dataset:
+        options = tf.data.Options()
+        options.deterministic = False
+        options.experimental_slack = True
+        return tf.data.Dataset.range(start, start + 4).map(lambda x: x + 1).prefetch(1).with_options(options)
+
+    iterator = iter(numbers(0))
+    next(iterator)
+    for start in (10, 20):
+        dataset = numbers(start)
+        assert private_tf.opened_again(iterator, dataset)
+        assert [int(number) for number in iterator] == [int(number) for number in iter(dataset)]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        private_tf.opened_again(iterator, tf.data.Dataset.from_tensors(1.0))
+
+
+@pytest.mark.parametrize("given", [[1], {"a": 1}])
+def test_other_iterators_are_not_opened_again(given: Any) -> None:
+    assert not private_tf.opened_again(iter(given), tf.data.Dataset.range(2))
+    assert not private_tf.opened_again(iter(tf.data.Dataset.range(2)), given)
+
+
 def test_object_graph_of_a_checkpoint_is_parsed(tmp_path: pathlib.Path) -> None:
     prefix = tf.train.Checkpoint(x=tf.Variable(np.ones(3, np.float32))).write(str(tmp_path / "state"))
     serialized = tf.train.load_checkpoint(prefix).get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
@@ -86,7 +121,8 @@ def trained():
     clock = Clock()
     keras.utils.set_random_seed(0)
     state = trainer.TrainState.create(models.create("cnn", (20, 20, 1), 3), keras.optimizers.Adam())
-    trainer.train(state, feed, step, num_steps=5, execution=trainer.graph(3, clock=clock))
+    for end in (2, 5):
+        trainer.train(state, feed, step, num_steps=end, execution=trainer.graph(3, clock=clock))
     return {
         "weights": hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in state.model.weights)).hexdigest(),
         "substituted": bool(calls),
@@ -106,11 +142,12 @@ PORT = "tensorflow.python.util._pywrap_util_port"
 CALLBACKS = "tensorflow.python.framework.op_callbacks"
 CONFIG = "tensorflow.python.framework.config"
 HANDLES = "tensorflow.python.ops.handle_data_util"
+CONTEXT = "tensorflow.python.eager.context"
 
 
 @pytest.mark.slow
 def test_run_without_a_private_part_trains_to_the_same_weights() -> None:
-    command = [sys.executable, "-c", TRAINED_WITHOUT, json.dumps([PORT, CALLBACKS, CONFIG, HANDLES])]
+    command = [sys.executable, "-c", TRAINED_WITHOUT, json.dumps([PORT, CALLBACKS, CONFIG, HANDLES, CONTEXT])]
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -123,4 +160,5 @@ def test_run_without_a_private_part_trains_to_the_same_weights() -> None:
         CALLBACKS: {**usual, "substituted": False},
         CONFIG: {**usual, "waits": False, "deterministic": True},
         HANDLES: usual,
+        CONTEXT: usual,
     }

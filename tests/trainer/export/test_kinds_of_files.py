@@ -196,3 +196,34 @@ def test_normalization_computes_with_what_was_loaded(tmp_path: pathlib.Path, way
         write = {"h5": trainer.export_h5, "keras": trainer.export_keras, "weights.h5": trainer.export_weights}[way]
         trainer.restore_h5(write(state, tmp_path / f"model.{way}"), fresh)
     assert np.array_equal(fresh.model(X), expected)
+
+
+def test_file_of_weights_has_the_name_of_one(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"the name of a file of weights must end in .weights.h5"):
+        trainer.export_weights(make(HELD[next(iter(HELD))]), tmp_path / "model.h5")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_plain_file_that_no_run_goes_on_from_names_a_remedy_that_helps(tmp_path: pathlib.Path, suffix: str) -> None:
+    state = make(LOST["sum"])
+    path = tmp_path / f"model{suffix}"
+    state.model.save(path) if suffix == ".keras" else state.model.save_weights(path)
+    with pytest.raises(trainer.TrainingError, match="holds no training state; take its weights alone"):
+        trainer.restore_h5(path, state)
+    with pytest.raises(trainer.TrainingError, match=r"repair_h5 reads only .h5 files|holds no Keras model"):
+        trainer.repair_h5(path)
+
+
+def test_file_that_does_not_fit_the_optimizer_changes_nothing(tmp_path: pathlib.Path) -> None:
+    name = next(iter(HELD))
+    state = make(HELD[name])
+    train(state, 3)
+    path = trainer.export_h5(state, tmp_path / "model.h5")
+    model = make(HELD[name]).model
+    other = trainer.TrainState.create(model, keras.optimizers.Lion())
+    before = [np.array(weight) for weight in model.weights]
+    with pytest.raises(trainer.TrainingError, match="doesn't fit"):
+        trainer.restore_h5(path, other)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)

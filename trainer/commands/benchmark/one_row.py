@@ -75,8 +75,7 @@ class Row:
 
     def __init__(self, cell: Cell, started: float, answer: Answer) -> None:
         self.cell, self.started, self.answer = cell, started, answer
-        self.dataset = setup.load_dataset(cell.data)
-        fit_job.check_classes(self.dataset)
+        self.dataset = setup.load_dataset(cell.data, task=cell.model.task)
         self.feed = self.dataset.train_feed(
             cell.data.batch_size, seed=cell.benchmark.seed, drop_remainder=True, augment=cell.data.augment or None
         )
@@ -101,8 +100,8 @@ class Row:
         """A compiled model, and batches for it, which are converted ahead of time so that `fit` doesn't wait for them."""
         import tensorflow as tf
 
-        network = fit_job.compile_for_fit(self.job(), self.cell.model, self.cell.optimization, **options)
-        convert = fit_job.batches_for_fit(self.cell.optimization, self.dataset.num_classes)
+        job = self.job()
+        network, convert = fit_job.compile_for_fit(job, **options), fit_job.batches_for_fit(job)
         return network, self.feed().map(convert).prefetch(tf.data.AUTOTUNE)
 
 
@@ -213,7 +212,7 @@ def _timed_fit(row: Row, **options: Any) -> Callable[[], float]:
 
 
 def curve(row: Row, loop: str, options: dict[str, Any]) -> None:
-    """Trains for as many steps as the benchmark times: loss and accuracy over steps and seconds, compiling included.
+    """Trains for as many steps as the benchmark times: loss and metrics over steps and seconds, compiling included.
 
     Each point holds the means over the steps since the point before.
     """
@@ -226,9 +225,7 @@ def curve(row: Row, loop: str, options: dict[str, Any]) -> None:
 
     def point(values: Any) -> None:
         seconds, step = time.perf_counter() - start, (len(points) + 1) * every
-        points.append(
-            {"step": step, "seconds": seconds, "loss": float(values["loss"]), "accuracy": float(values["accuracy"])}
-        )
+        points.append({"step": step, "seconds": seconds, **{name: float(value) for name, value in values.items()}})
 
     if loop == "fit":
         network, batches = row.fitted(**options)

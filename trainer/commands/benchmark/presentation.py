@@ -243,10 +243,9 @@ def _draw_bars(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _draw_curves(part: Any, curves: Sequence[Mapping[str, Any]]) -> None:
     part.suptitle(title_of(curves[0]), fontsize=9)
+    names = _values_of(curves)[:2]
     axes = part.subplots(1, 4)
-    for place, (value, over) in enumerate(
-        (value, over) for value in ("loss", "accuracy") for over in ("step", "seconds")
-    ):
+    for place, (value, over) in enumerate((value, over) for value in names for over in ("step", "seconds")):
         for one in curves:
             points = one["points"]
             axes[place].plot(
@@ -260,7 +259,16 @@ def _draw_curves(part: Any, curves: Sequence[Mapping[str, Any]]) -> None:
         axes[place].set_ylabel(value, fontsize=8)
         axes[place].tick_params(labelsize=8)
         axes[place].spines[["top", "right"]].set_visible(False)
+    for axis in axes[2 * len(names) :]:
+        axis.set_visible(False)
     axes[0].legend(fontsize=8, frameon=False)
+
+
+def _values_of(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The loss and the metrics that all of the curves hold, the loss first."""
+    held = [{name for point in one["points"] for name in point} for one in curves]
+    shared = set.intersection(*held) - {"step", "seconds"}
+    return sorted(shared, key=lambda name: (name != "loss", name))
 
 
 def write_tensorboard(result: Mapping[str, Any], folder: pathlib.Path) -> None:
@@ -280,7 +288,7 @@ def write_tensorboard(result: Mapping[str, Any], folder: pathlib.Path) -> None:
     for one in result["curves"]:
         with contextlib.closing(Writer(str(_run_folder(folder, one)))) as writer:
             for point in one["points"]:
-                for name in ("loss", "accuracy"):
+                for name in _values_of([one]):
                     writer.add_scalar(name, point[name], int(point["step"]), wall_time=point["seconds"])
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.flags import checks
+from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.say import say
 from loopwright.trainer.commands.train import own_methods
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from loopwright.trainer.core.objective import Objective
     from loopwright.trainer.core.state import TrainState
     from loopwright.trainer.core.step import GradientStep
+    from loopwright.trainer.tasks.assignment import Assignment
 
 #: Samples on which an export is compared with the model at the end of a run.
 _COMPARED = 8
@@ -28,13 +31,48 @@ _COMPARED = 8
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a command trains or evaluates: a fresh state, its objective and its step."""
+    """What a command trains or evaluates.
+
+    Attributes:
+      state, objective, step: fresh.
+      assignment: what the model is to learn.
+      model: the flags of the model, with the task, the model and the metrics that `auto` and missing values stand for.
+      thaw: trains from now on what --freeze has frozen.
+    """
 
     state: TrainState
     objective: Objective
     step: GradientStep
-    #: Whether the model gives probabilities rather than logits.
-    probabilities: bool
+    assignment: Assignment
+    model: flags.Model
+    thaw: Callable[[], None]
+
+
+def assign(model: flags.Model, dataset: Dataset, *, label_smoothing: float = 0.0) -> Assignment:
+    """What the flags ask the model to learn from the dataset. Raises UsageError for a task that doesn't fit."""
+    import numpy as np
+
+    from loopwright.trainer.core.keras_names import parse_class_weight
+    from loopwright.trainer.tasks import assignment
+
+    names = next(iter(dataset.targets.values())).names
+
+    def counts() -> list[int]:
+        labels = np.ravel(dataset.labels(dataset.train_split))
+        return np.bincount(labels, minlength=len(names)).tolist()
+
+    try:
+        return assignment.assign(
+            model.task,
+            dataset.targets,
+            weights=flags.checks.loss_weights(model.loss_weights),
+            loss=model.loss,
+            metrics=None if model.metrics is None else flags.checks.metrics(model.metrics),
+            class_weight=model.class_weight and parse_class_weight(model.class_weight, names, counts),
+            label_smoothing=label_smoothing,
+        )
+    except (TrainingError, ValueError) as error:
+        raise flags.UsageError(flags.as_flags(str(error))) from None
 
 
 def build_job(
@@ -60,25 +98,32 @@ def build_job(
     import keras
 
     from loopwright import models, trainer
-    from loopwright.trainer.core.named_metrics import make_metrics
 
+    chosen = assign(model, dataset, label_smoothing=optimization.label_smoothing)
+    if model.model == "auto":
+        model = dataclasses.replace(model, model=models.default(dataset.input_kind, chosen.name))
     keras.utils.clear_session()  # The names of layers and variables mustn't depend on what was built before.
     keras.utils.set_random_seed(seed)
-    network = models.create(model.model, dataset.input_shape, dataset.num_classes, precision=model.precision)
+    network = models.create(
+        model.model,
+        dataset.input_shape,
+        chosen.num_outputs,
+        precision=model.precision,
+        facts=dataset.model_facts,
+        input_kind=dataset.input_kind,
+        output_shape=chosen.output_shape,
+        check=False,
+    )
     own_methods.check(model.model, network)
-    if model.freeze is not None:
-        _freeze(network, model.freeze)
+    chosen = as_learned(chosen, network, model, dataset, f"model={model.model!r}")
+    frozen = [] if model.freeze is None else _matched(network, model.freeze)
+    if model.unfreeze_at is None:
+        _set_trainable(frozen, False)
     try:
         optimizer = _make_optimizer(model, optimization, network, total_steps)
-        metrics = make_metrics(checks.metrics(model.metrics), dataset.num_classes)
+        objective = built_objective(chosen, network, dataset)
     except ValueError as error:
         raise flags.UsageError(flags.as_flags(str(error))) from None
-    probabilities = models.ends_in_probabilities(model.model, network, model.outputs)
-    objective = trainer.classification(
-        from_logits=not probabilities,
-        label_smoothing=optimization.label_smoothing,
-        metrics=metrics,
-    )
     step = trainer.gradient_step(
         objective,
         accumulation=optimization.gradient_accumulation,
@@ -86,8 +131,48 @@ def build_job(
         scale_floor=optimization.loss_scale_floor,
         skip_nonfinite=skip_nonfinite,
     )
-    state = trainer.TrainState.create(network, optimizer, metrics=metrics, extras=step.extras(network, optimizer))
-    return Job(state, objective, step, probabilities)
+    extras = step.extras(network, optimizer)
+    state = trainer.TrainState.create(network, optimizer, metrics=getattr(objective, "metrics", ()), extras=extras)
+    _set_trainable(frozen, False)  # The optimizer has variables for what is trained later.
+    return Job(state, objective, step, chosen, _in_words(model, chosen), lambda: _set_trainable(frozen, True))
+
+
+def as_learned(chosen: Assignment, network: keras.Model, model: flags.Model, dataset: Dataset, what: str) -> Assignment:
+    """The assignment as this model fulfils it: two classes by one unit, and whether its outputs are probabilities.
+
+    It calls the model once, which builds it. Raises ModelError, whose message begins with `what`, for outputs that don't
+    fit or that may be logits or probabilities.
+    """
+    from loopwright import models
+
+    dtype = models.dtype_of(dataset.input_kind)
+    shape = models.check_fits(what, network, dataset.input_shape, 0, dtype=dtype)
+    head = chosen.head
+    if model.task == "auto" and head is not None and shape == (1,) and len(head.goal.target.names) == 2:
+        chosen = chosen.with_task("binary")
+    models.check_outputs(what, shape, chosen.output_shape, classes=len(dataset.class_names))
+    return chosen.activated(
+        {
+            name: models.is_activated(model.model, network, head.task.activation, model.outputs, name)
+            for name, head in chosen.heads.items()
+        }
+    )
+
+
+def built_objective(chosen: Assignment, network: keras.Model, dataset: Dataset) -> Objective:
+    """The objective of the assignment, with the variables of its metrics."""
+    objective = chosen.objective()
+    if hasattr(objective, "build"):
+        objective.build(network, dataset.eval_feed(1).element_spec)
+    return objective
+
+
+def _in_words(model: flags.Model, chosen: Assignment) -> flags.Model:
+    """The flags with the task and the metrics that were chosen. Several heads have no flags for theirs."""
+    if chosen.head is None:
+        return model
+    metrics = model.metrics or ",".join(chosen.head.task.metrics)
+    return dataclasses.replace(model, task=chosen.name, metrics=metrics)
 
 
 def _make_optimizer(
@@ -117,20 +202,21 @@ def _make_optimizer(
     )
 
 
-def output_name(job: Job, config: flags.Config) -> str:
-    """What the model ends in: `probabilities` or `logits`."""
-    return "probabilities" if job.probabilities else "logits"
+def output_name(job: Job) -> str:
+    """What the model ends in: `probabilities`, `logits`, or `outputs` where they are neither."""
+    head = job.assignment.head
+    if head is None or not head.task.activation:
+        return "outputs"
+    return "probabilities" if head.goal.activated else "logits"
 
 
-def plain_loss(job: Job, config: flags.Config) -> tuple[Any, list[str]]:
+def plain_loss(job: Job) -> tuple[Any, Any]:
     """The loss and the metrics with which plain Keras compiles an exported model.
 
-    They take class numbers as labels, so the loss has no label smoothing.
+    They take targets as the dataset has them, so the loss has no label smoothing.
     """
-    import keras
-
-    from_logits = output_name(job, config) == "logits"
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits), ["accuracy"]
+    compiled = job.assignment.plain().compiled()
+    return compiled.loss, compiled.metrics
 
 
 def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
@@ -144,15 +230,16 @@ def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
 
 def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
     """Writes the file from which training goes on, the first kind that holds the model, and returns its path."""
+    from loopwright.trainer.commands import scaling
     from loopwright.trainer.export import formats
 
-    loss, metrics = plain_loss(job, config)
+    loss, metrics = plain_loss(job)
     return formats.export_trained(
         job.state,
         folder,
-        next(iter(dataset.eval_feed(_COMPARED)()))["x"],
+        next(iter(scaling.follow(config.data.scale, dataset.eval_feed(_COMPARED))()))["x"],
         dataset.input_shape,
-        output_name=output_name(job, config),
+        output_name=output_name(job),
         class_names=dataset.class_names,
         say=lambda line: say(flags.as_flags(line)),
         loss=loss,
@@ -170,8 +257,8 @@ def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -
     return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call, clock=clock)
 
 
-def _freeze(network: keras.Model, pattern: str) -> None:
-    """Excludes from training the variables with a match of the pattern in their path.
+def _matched(network: keras.Model, pattern: str) -> list[Any]:
+    """The variables with a match of the pattern in their path, which --freeze excludes from training.
 
     Raises UsageError if that would be none of the variables, or all of them.
     """
@@ -182,5 +269,9 @@ def _freeze(network: keras.Model, pattern: str) -> None:
         raise flags.UsageError(
             f"--freeze={pattern}: matches {'none' if not frozen else 'all'} of the {len(variables)} variables: {some}"
         )
-    for variable in frozen:
-        variable.trainable = False
+    return frozen
+
+
+def _set_trainable(variables: Iterable[Any], value: bool) -> None:
+    for variable in variables:
+        variable.trainable = value

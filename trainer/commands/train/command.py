@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags, models
+from loopwright.trainer.base.atomic import replace_file
 from loopwright.trainer.base.clock import Clock
 from loopwright.trainer.base.monitor import Monitor
 from loopwright.trainer.commands import scaling, setup, workdir
@@ -60,9 +62,7 @@ class Plan:
 def _plan(config: flags.Config, clock: Clock) -> Plan:
     """Everything that the flags name, loaded and built."""
     with clock.phase("data"):
-        dataset = setup.load_dataset(config.data, config.run.progress)
-        if not dataset.num_classes:
-            raise flags.UsageError(f"--label_key: {dataset.name} has no class labels, which this command trains on")
+        dataset = setup.load_dataset(config.data, config.run.progress, task=config.model.task)
         # Only the sequential feed has its own order of samples, so the identity of the run says that it was taken.
         if dataset.kind(dataset.train_split) == "sequential":
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, feed="sequential"))
@@ -75,6 +75,10 @@ def _plan(config: flags.Config, clock: Clock) -> Plan:
         eval_feed = dataset.eval_feed(max(config.data.batch_size, 250))
     num_steps = config.run.train_steps or (config.run.epochs or 0) * feed.steps_per_epoch
     watch.check_profile(config.run.profile_steps, num_steps)
+    if config.model.unfreeze_at is not None and config.model.unfreeze_at >= num_steps:
+        raise flags.UsageError(
+            f"--unfreeze_at={config.model.unfreeze_at}: the run ends at step {num_steps}; leave it out"
+        )
     job = build.build_job(
         config.model,
         config.optimization,
@@ -85,9 +89,10 @@ def _plan(config: flags.Config, clock: Clock) -> Plan:
         skip_nonfinite=config.run.on_nonfinite == "skip",
     )
     scale = scaling.decide(config.data.scale, job.state.model, feed)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, scale=scale))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, scale=scale), model=job.model)
     feed, eval_feed = scaling.follow(scale, feed), scaling.follow(scale, eval_feed)
     monitor = watch.monitor_of(config, job)
+    config = workdir.with_run(config, monitor=config.run.monitor or str(monitor))
     config, dataset = moved_data.by_name_of_run(config, dataset)
     measured: dict[str, Any] = {}
     if config.run.execution == "auto":
@@ -98,6 +103,7 @@ def _plan(config: flags.Config, clock: Clock) -> Plan:
 def _train(opened: workdir.Workdir, plan: Plan, clock: Clock) -> int:
     """Trains in the run's folder, which only this process writes."""
     from loopwright import trainer
+    from loopwright.trainer.core.thawing import thawing
 
     config, state, options, folder = plan.config, plan.job.state, plan.config.run, opened.path
     epoch = plan.feed.steps_per_epoch
@@ -112,18 +118,23 @@ def _train(opened: workdir.Workdir, plan: Plan, clock: Clock) -> int:
             summary.report(workdir.read_config(folder) or config, folder, as_json=options.json, finished_before=True)
             return 0
         workdir.write_flags(folder, config)
+        if plan.dataset.preprocessing is not None:
+            replace_file(run.files.preprocessing, json.dumps(plan.dataset.preprocessing.state()) + "\n")
         changed = facts.write_run_json(run.files, facts.of_plan(plan))
         if start and changed:
             run.progress.say(f"this run may not equal one that was never stopped to the bit ({'; '.join(changed)})")
         watch.describe(run, plan)
         samples = watch.samples(config, run)
+        execution = build.make_execution(options.execution, options.steps_per_call, clock)
+        if config.model.unfreeze_at is not None:
+            execution = thawing(execution, config.model.unfreeze_at, plan.job.thaw)
         with setup.bad_samples_named(plan.dataset, plan.feed, lambda: int(state.step)):
             trainer.train(
                 state,
                 plan.feed,
                 plan.job.step if samples is None else samples.logged(plan.job.step),
                 num_steps=plan.num_steps,
-                execution=build.make_execution(options.execution, options.steps_per_call, clock),
+                execution=execution,
                 hooks=run.hooks(
                     evaluate,
                     feed=plan.feed,

@@ -1,4 +1,4 @@
-"""A run goes on with its data wherever they lie now: what counts is the data, not the text of `--dataset`."""
+"""A run goes on with its data wherever they lie now. The data count, and not the text of `--dataset`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from loopwright import flags
+from loopwright.data.catalog import FOLDER
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.run_folder import RunFolder
 from loopwright.trainer.base.say import say
@@ -15,8 +16,6 @@ from loopwright.trainer.commands import workdir
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
-
-_FOLDER = "folder:"
 
 
 def by_name_of_run(config: flags.Config, dataset: Dataset) -> tuple[flags.Config, Dataset]:
@@ -35,8 +34,8 @@ def by_name_of_run(config: flags.Config, dataset: Dataset) -> tuple[flags.Config
         if there is None or there.data.dataset == config.data.dataset:
             continue
         known = dataset
-        if there.data.dataset.startswith(_FOLDER) and config.data.dataset.startswith(_FOLDER):
-            name = pathlib.Path(there.data.dataset.removeprefix(_FOLDER)).name  # It is part of the fingerprint.
+        if there.data.dataset.startswith(FOLDER) and config.data.dataset.startswith(FOLDER):
+            name = pathlib.Path(there.data.dataset.removeprefix(FOLDER)).name  # It is part of the fingerprint.
             known = dataclasses.replace(dataset, full_name=name)
         if known.fingerprint == _fingerprint(candidate):
             say(

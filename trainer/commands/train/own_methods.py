@@ -1,4 +1,4 @@
-"""Models that bring their own training, which a command must not replace by another one."""
+"""Models that bring their own way of training, which a command must not replace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _METHODS = ("train_step", "compute_loss", "compute_metrics", "compile")
 def check(name: str, model: keras.Model) -> None:
     """Raises UsageError for a model that overrides how it is trained, and for one that is compiled.
 
-    A command trains by its flags. So it would train something else than such a model says.
+    A command trains as its flags say, and would pass over what such a model says.
     """
     import keras
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from loopwright import flags
@@ -24,16 +25,16 @@ def report(config: flags.Config, folder: pathlib.Path, *, as_json: bool, finishe
     if finished_before:
         print(f"This run is finished: it took {summary['step']} steps ({folder}).")
     evaluated, best = summary["eval"], summary["best"]
-    monitor = config.run.monitor.partition(":")[0]
+    monitor = (config.run.monitor or "loss").partition(":")[0]
     longer = "--epochs" if config.run.epochs else "--train_steps"
     steps = config.run.epochs or config.run.train_steps or 0
     rows = []
     if best is not None and best["step"] != evaluated["step"]:
-        rows.append(("best", f"{monitor} {best[monitor]:.4f} at step {best['step']}"))
+        rows.append(("best", f"{monitor} {_number(best[monitor])} at step {best['step']}"))
     rows += [("time", times(summary["goodput"])), ("report", f"loopwright report --workdir={quote(folder)}")]
-    rows.append(
-        ("accuracy", f"{evaluated['accuracy']:.4f}, loss {_number(evaluated['loss'])} after step {evaluated['step']}")
-    )
+    headline = headline_of(evaluated, monitor)
+    loss = "" if headline == "loss" else f", loss {_number(evaluated['loss'])}"
+    rows.append((headline, f"{_number(evaluated[headline])}{loss} after step {evaluated['step']}"))
     rows += _exports(files.exports, summary["step"])
     rows += [
         ("watch", f"tensorboard --logdir={quote(folder.parent)}"),
@@ -42,8 +43,14 @@ def report(config: flags.Config, folder: pathlib.Path, *, as_json: bool, finishe
             f"loopwright train --flagfile={quote(files.flags)} --workdir={quote(folder)} {longer}={steps * 2}",
         ),
     ]
+    width = max(13, *(len(name) + 2 for name, _ in rows))
     for name, value in rows:
-        print(f"{name:<13}{value}")
+        print(f"{name:<{width}}{value}")
+
+
+def headline_of(evaluated: Mapping[str, Any], monitor: str) -> str:
+    """The metric that says most about an evaluation: accuracy where there is one, otherwise what --monitor names."""
+    return "accuracy" if evaluated.get("accuracy") is not None else monitor
 
 
 def _exports(folder: pathlib.Path, step: int) -> list[tuple[str, str]]:
@@ -80,4 +87,6 @@ def duration(seconds: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "nan" if value is None else f"{value:.4f}"
+    if value is None:
+        return "nan"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loopwright import flags
 from loopwright.trainer.base.monitor import STANDARD, Monitor, directions_of
 from loopwright.trainer.base.say import say
+from loopwright.trainer.base.windows import metric_results
 from loopwright.trainer.commands.train import build
 
 if TYPE_CHECKING:
@@ -28,9 +29,18 @@ def check_profile(text: str | None, num_steps: int) -> None:
 
 
 def monitor_of(config: flags.Config, job: build.Job) -> Monitor:
-    """The metric that --monitor names, with its better end."""
-    known = {**STANDARD, **directions_of(job.objective, job.state.metrics)}
-    return Monitor.of(config.run.monitor, known)
+    """The metric that --monitor names, or the task, with its better end. Raises UsageError for one that isn't evaluated."""
+    directions = directions_of(job.objective, job.state.metrics)
+    evaluated = [*dict.fromkeys([*directions, *metric_results(job.state.metrics)])]
+    wanted = config.run.monitor
+    if wanted is None:
+        wanted = job.assignment.monitor if job.assignment.monitor.partition(":")[0] in evaluated else "loss:min"
+    name, _ = flags.checks.monitor(wanted)
+    if name not in evaluated:
+        raise flags.UsageError(
+            f"--monitor={wanted}: the run doesn't evaluate {name}, only {', '.join(evaluated)}; add it to --metrics"
+        )
+    return Monitor.of(wanted, {**STANDARD, **directions})
 
 
 def steering(config: flags.Config, evaluate: Evaluate, monitor: Monitor) -> dict[str, Any]:
@@ -93,17 +103,18 @@ def extra(run: Run, plan: Plan, steer: list[Any]) -> list[Any]:
 def _board(run: Run, plan: Plan, eval_every: int) -> list[Any]:
     """The hooks that show more than numbers on TensorBoard."""
     from loopwright import trainer
-    from loopwright.trainer.hooks.board import Histograms, Pictures, Profile
+    from loopwright.trainer.hooks.board import Histograms, Profile
+    from loopwright.trainer.tasks.boards import Board
 
     options, state, timed = plan.config.run, run.state, run.clock.timed
     found: list[Any] = []
     if importlib.util.find_spec("PIL") is None:
         say("no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'")
     else:
-        predict = trainer.predictor(state, plan.eval_feed, from_logits=not plan.job.probabilities)
-        pictures = Pictures(predict, run.tensorboard, plan.dataset.class_names, run.files.predictions)
+        pictures = plan.job.assignment.board(Board(state, plan.eval_feed, run.tensorboard, run.files.predictions))
         often = -(-plan.num_steps // (_PICTURES_A_RUN * eval_every)) * eval_every
-        found.append(trainer.every(options.pictures_every or often, timed("pictures", pictures)))
+        if pictures is not None:
+            found.append(trainer.every(options.pictures_every or often, timed("pictures", pictures)))
     if options.histograms_every is not None:
         histograms = Histograms(run.tensorboard, plan.job.objective, plan.feed)
         found.append(trainer.every(options.histograms_every, timed("pictures", histograms)))

@@ -1,4 +1,4 @@
-"""`predict FILE` reads images as training did: with the bits that the dataset stores, and with the colors of a palette."""
+"""Files are read as training read the dataset: with the bits that it stores, and with the colors of a palette."""
 
 import io
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from loopwright.trainer.commands.predict import _decode
+from loopwright.data.image_decoding import decode_stored
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -24,14 +24,14 @@ def encoded(image: Any, kind: str) -> bytes:
 
 def test_sixteen_bits_are_kept_for_a_dataset_of_sixteen_bits() -> None:
     content = tf.io.encode_png(DEEP).numpy()
-    np.testing.assert_array_equal(_decode(content, 1, "uint16"), DEEP, strict=True)
-    np.testing.assert_array_equal(_decode(content, 1, "uint8"), (DEEP >> 8).astype(np.uint8), strict=True)
+    np.testing.assert_array_equal(decode_stored(content, 1, tf.uint16), DEEP, strict=True)
+    np.testing.assert_array_equal(decode_stored(content, 1, tf.uint8), (DEEP >> 8).astype(np.uint8), strict=True)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF"])
 def test_eight_bits_become_sixteen_over_the_whole_range(kind: str) -> None:
     content = encoded(PIL.fromarray(COLORS).quantize(8) if kind == "GIF" else PIL.fromarray(COLORS), kind)
-    eight, sixteen = (_decode(content, 3, dtype).numpy() for dtype in ("uint8", "uint16"))
+    eight, sixteen = (decode_stored(content, 3, dtype).numpy() for dtype in (tf.uint8, tf.uint16))
     np.testing.assert_array_equal(sixteen, eight.astype(np.uint16) * 257, strict=True)
 
 
@@ -40,7 +40,7 @@ def test_eight_bits_become_sixteen_over_the_whole_range(kind: str) -> None:
 def test_palettes_give_their_colors(kind: str, channels: int) -> None:
     image = PIL.fromarray(COLORS).quantize(8)
     expected = np.asarray(image.convert("RGB"))
-    found = _decode(encoded(image, kind), channels, "uint8").numpy()
+    found = decode_stored(encoded(image, kind), channels, tf.uint8).numpy()
     if channels == 3:
         np.testing.assert_array_equal(found, expected, strict=True)
     else:

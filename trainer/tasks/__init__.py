@@ -1,0 +1,1 @@
+"""Tasks: the only place that knows what kind of job is trained. Read `task.py`, then `assignment.py`."""
