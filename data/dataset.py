@@ -249,14 +249,13 @@ class Dataset:
                 progress=self._progress(f"checking {split}"),
             )
             self.know_bad({split: found})
+            for index, reason in sorted(found.items()):
+                self._say(f"{self.name}, split {split!r}: sample {index} is left out: {reason}")
         return self._cache["bad", split]
 
     def know_bad(self, found: Mapping[str, dict[int, str]]) -> None:
-        """Takes note of the bad samples of splits that have been searched already, and says what they are."""
-        for split, bad in found.items():
-            self._cache["bad", split] = bad
-            for index, reason in sorted(bad.items()):
-                self._say(f"{self.name}, split {split!r}: sample {index} is left out: {reason}")
+        """Takes note of the bad samples of splits that have been searched already."""
+        self._cache.update({("bad", split): bad for split, bad in found.items()})
 
     def arrays(self, split: str) -> tuple[Any, Any]:
         """A split as dense arrays in fixed order: x `[N, ...]` as stored and y. Several of them are dicts.

@@ -184,7 +184,7 @@ class Decoder:
                 f"the feature {key!r} ({kind}) is a sequence of differing length; give sequence_length to pad or cut it",
                 exit_code=2,
             )
-        return (self.sequence_length, *shape[1:])  # type: ignore[return-value]
+        return (self.sequence_length, *(size for size in shape[1:] if size is not None))
 
 
 def _multi_hot(classes: tf.Tensor, count: int) -> tf.Tensor:

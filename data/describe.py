@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -79,7 +78,7 @@ def describe(
     """
     decoder, recipe = plan(name, builder.info, wanted)
     reader = _Reader(name, builder, options)
-    decoder = _decided(decoder, wanted, recipe, lambda plain: reader.batches(plain, splits[0]))
+    decoder = _decided(decoder, wanted, recipe, builder, splits[0])
     learned = _learned(reader, decoder, recipe, splits[0])
     targets = dict(decoder.targets or {})
     if learned is not None:
@@ -134,6 +133,8 @@ class _Reader:
         where, limit = f"{self._name}, split {split!r}", self._options.max_bad_records
         if limit and split not in self.bad:
             self.bad[split] = bad_samples.find_bad(stored, where, limit=limit)
+            for index, reason in sorted(self.bad[split].items()):
+                self.say(f"split {split!r}: sample {index} is left out: {reason}")
         progress = self._options.progress
         try:
             for place, batch in good_batches(stored, stored.num_examples, self.bad.get(split, {})):
@@ -160,14 +161,16 @@ def _is_sequence(feature: Any) -> bool:
 
 
 def _decided(
-    decoder: Decoder, wanted: Wanted, recipe: Recipe, read: Callable[[Decoder], Iterator[dict[str, Any]]]
+    decoder: Decoder, wanted: Wanted, recipe: Recipe, builder: tfds.core.DatasetBuilder, split: str
 ) -> Decoder:
-    """The decoder, after a look at those labels whose values decide what they are."""
+    """The decoder, after a look at those labels whose values decide what they are. Bad samples don't decide."""
     features, keys = decoder.features, decoder.keys
     open_keys = undecided(features, keys, wanted.task)
     if not open_keys or wanted.task == "multi_label":
         return decoder
-    batches = list(itertools.islice(read(decoder.only_labels()), _BATCHES_LOOKED_AT))
+    labels = RecordSplit(RecordFiles.of(builder, split), decoder.only_labels())
+    seen = labels.in_order(0, labels.num_examples).apply(tf.data.experimental.ignore_errors(log_warning=False))
+    batches = list(seen.take(_BATCHES_LOOKED_AT))
     by_key = {
         key: [(batch["y"][key] if len(keys.labels) > 1 else batch["y"]).numpy() for batch in batches]
         for key in open_keys

@@ -70,6 +70,12 @@ def choose_keys(
     text = _only_text(info.features)
     nothing_said = label_key is None and input_key in (None, text) and not labels
     if task == LANGUAGE_MODEL or (task == "auto" and text and nothing_said and len(info.features) == 1):
+        parameter = "label_key" if label_key else "weight_key"
+        if label_key or weight_key:
+            raise DataError(
+                f"{parameter}={label_key or weight_key!r}: a language model learns from a text alone; leave it out",
+                exit_code=2,
+            )
         return _language_keys(name, info, input_key or text or ",".join(inputs))
     labels = labels or ("label",) if label_key is None else split_names(label_key)
     if input_key is not None:

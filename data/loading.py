@@ -96,7 +96,11 @@ def _load(
     """The dataset of a name. `places` are `data_dir`, `manual_dir` and the names of columns."""
     data_dir, manual_dir, columns = places
     _check_feed(name, options)
-    unused = {"input_key": wanted.input_key, "label_key": wanted.label_key, "weight_key": wanted.weight_key}
+    unused: dict[str, Any] = {
+        "input_key": wanted.input_key,
+        "label_key": wanted.label_key,
+        "weight_key": wanted.weight_key,
+    }
     unused |= {"columns": columns, "sequence_length": wanted.recipe.sequence_length}
     if name.startswith(FOLDER):
         _tell_unused(name, options, unused)

@@ -76,6 +76,11 @@ class Recipe:
         length = self.sequence_length
         if length is None and kind in (TEXT, WORDS):
             length = text.SEQUENCE_LENGTH if keys.labels else WINDOW
+        if kind == WORDS and self.tokens not in ("auto", "word"):
+            raise DataError(
+                f"tokens={self.tokens!r}: the input {keys.inputs[0]!r} is a sequence of words already; leave it out",
+                exit_code=2,
+            )
         tokens = ("word" if keys.labels else "character") if self.tokens == "auto" else self.tokens
         text.check_text(tokens, self.vocabulary, 1 if length is None else length)
         return dataclasses.replace(self, tokens=tokens, sequence_length=length)

@@ -106,7 +106,10 @@ class TablePreprocessing(tf.Module):
 
     def state(self) -> dict[str, Any]:
         """All that `from_state` needs, ready for JSON."""
-        return {"kind": self.kind, "columns": [dataclasses.asdict(column) for column in self.columns]}
+        return {
+            "kind": self.kind,
+            "columns": [{**dataclasses.asdict(column), "values": [*column.values]} for column in self.columns],
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> TablePreprocessing:

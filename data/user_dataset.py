@@ -17,9 +17,8 @@ from loopwright.data.dataset import Options, parse_augment
 from loopwright.data.errors import DataError
 from loopwright.data.feed import Epochs
 from loopwright.data.protocols import Augmentation, Feed
-from loopwright.data.scaling import LARGEST, Scaling
+from loopwright.data.scaling import Scaling
 from loopwright.data.sequential_feed import SequentialFeed
-from loopwright.data.target import CLASS, CLASSES, NUMBER, NUMBERS, Target
 from loopwright.data.target import CLASS, CLASSES, NUMBER, NUMBERS, Target
 from loopwright.data.user_samples import Survey, is_class, not_fixed, not_samples, one_hot, survey
 
@@ -63,36 +62,6 @@ class UserDataset:
     @property
     def input_shape(self) -> Any:
         return tf.nest.map_structure(lambda spec: tuple(spec.shape), self.specs["x"])
-
-    @property
-    def input_kind(self) -> str:
-        """What the inputs are: `images`, `numbers`, or `several` inputs. Preprocessing is the function's business."""
-        x = self.specs["x"]
-        if tf.nest.is_nested(x):
-            return "several"
-        return "images" if x.dtype in LARGEST and len(x.shape) == 3 else "numbers"
-
-    @property
-    def preprocessing(self) -> None:
-        """The function does what preprocessing there is."""
-        return
-
-    @property
-    def model_facts(self) -> dict[str, Any]:
-        """Nothing is known beside shapes."""
-        return {}
-
-    @property
-    def target(self) -> Target:
-        """The target: classes where labels are whole numbers, and numbers otherwise."""
-        y = self.specs["y"]
-        if is_class(y.dtype):
-            return Target(CLASSES if y.shape.rank else CLASS, tuple(y.shape), self.class_names)
-        return Target(NUMBERS if y.shape.rank else NUMBER, tuple(y.shape), ("y",))
-
-    @property
-    def targets(self) -> dict[str, Target]:
-        return {"y": self.target}
 
     @property
     def num_classes(self) -> int:

@@ -7,6 +7,7 @@ into what it stands for, and raise UsageError if it has the wrong form.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -193,6 +194,19 @@ def check_run(run: Run) -> None:
         raise UsageError(f"--log_samples needs --execution=graph or --execution=eager, not --execution={run.execution}")
 
 
+def check_monitor(model: Model, run: Run) -> None:
+    """Refuses a --monitor that no run evaluates. Whether this run does is known when its task is."""
+    if run.monitor is None or not model.task.isidentifier() or FUNCTION.search(model.metrics or ""):
+        return
+    name, _ = monitor(run.monitor)
+    renamed = re.findall(r":name=(\w+)", model.metrics or "")
+    known = ["loss", *keras_names.OWN_METRICS, *keras_names.METRICS, *keras_names.SHORT, *renamed]
+    if name not in known and not model.loss_weights:
+        near = difflib.get_close_matches(name, known, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "name loss or one of --metrics"
+        raise UsageError(f"--monitor={run.monitor}: no such metric; {hint}")
+
+
 def check_beginning(model: Model, run: Run) -> None:
     """Refuses two sources for one beginning."""
     if run.restore_from is not None and model.init_from is not None:
@@ -292,6 +306,7 @@ CHECKS: Table = (
     ((Model,), check_model),
     ((Optimization,), check_optimization),
     ((Run,), check_run),
+    ((Model, Run), check_monitor),
     ((Model, Run), check_beginning),
     ((Model, Optimization), check_unfreezing),
     ((Optimization, Run), check_plateau),

@@ -58,7 +58,6 @@ class Data:
         "Random changes of training images, comma separated and applied in this order: flip, translate:PIXELS, crop:PIXELS, "
         "cutout:PIXELS, module:function.",
         identity=True,
-        common=True,
     )
     input_key: str | None = flag(
         None,
@@ -339,7 +338,6 @@ class Run:
     restore_from: str | None = flag(
         None,
         "Checkpoint folder, model.h5, .keras or .weights.h5 of the same run, from which a run without checkpoints begins.",
-        common=True,
         path=True,
     )
     allow_fresh_start: bool = flag(False, "Begin at step 0 if every checkpoint of the run is damaged.")

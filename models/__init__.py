@@ -21,11 +21,13 @@ from loopwright.models.catalog import (
 
 if TYPE_CHECKING:
     from loopwright.models.entrance import scales_itself
+    from loopwright.models.freezing import matched
     from loopwright.models.outputs import ends_in_probabilities, is_activated
 
 _HOME = {
     "ends_in_probabilities": "loopwright.models.outputs",
     "is_activated": "loopwright.models.outputs",
+    "matched": "loopwright.models.freezing",
     "scales_itself": "loopwright.models.entrance",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "ends_in_probabilities",
     "example",
     "is_activated",
+    "matched",
     "scales_itself",
 ]
 

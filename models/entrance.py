@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 #: The largest spread of inputs that are fit for training. That of pixels from 0 to 255 is 74, and that of [0, 1] is 0.3.
 _FIT = 10.0
-#: Inputs whose mean falls to this share of the pixels' mean are centred, as Caffe's networks take them.
-_CENTRED = 0.25
+#: Larger inputs are fit, too, if their mean is less than this share of their spread: Caffe's networks take centred pixels.
+_CENTRED = 0.5
 #: Operations of `keras.ops` by which a model scales its inputs, such as `x / 255`.
 _ARITHMETIC = ("Divide", "TrueDivide", "Multiply", "Subtract", "Add")
 
@@ -47,7 +47,7 @@ def _scaling_layer(model: keras.Model, largest: float) -> str | None:
 
     def record(layer: Any, inputs: Any, outputs: Any) -> None:
         values, results = (np.asarray(keras.ops.cast(part, "float32")) for part in (inputs, outputs))
-        fit = results.std() < _FIT or abs(results.mean()) < _CENTRED * abs(values.mean())
+        fit = results.std() < _FIT or abs(results.mean()) < _CENTRED * results.std()
         seen.append((f"{type(layer).__name__} ({layer.name!r})", float(values.mean()), bool(fit)))
 
     if not layers:

@@ -1,5 +1,6 @@
 """Fixtures: a small dataset of colour images in several record files of both formats, and the feeds over it."""
 
+import importlib.util
 import os
 import pathlib
 from collections.abc import Callable
@@ -105,6 +106,20 @@ def fashion_mnist(tmp_path_factory: pytest.TempPathFactory, once: Callable[..., 
     return once(
         "fashion", lambda folder: data.load("fashion_mnist", data_dir=str(folder), manual_dir=str(sources)) and None
     )
+
+
+@pytest.fixture(scope="session")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data_dir with the dataset `every_kind` (see kinds.py), which has a feature of every kind."""
+    path = pathlib.Path(__file__).with_name("kinds.py")
+    spec = importlib.util.spec_from_file_location("every_kind", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)  # TFDS knows the builder from now on.
+    folder = tmp_path_factory.mktemp("every_kind")
+    module.EveryKind(data_dir=str(folder)).download_and_prepare()
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """A TFDS builder with a feature of every kind, for tests of targets and preprocessing."""
 
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,9 +92,3 @@ def sample(number: int) -> dict[str, Any]:
         "parts": [{"a": 1}],
         "weight": np.float32(1 + number % 3),
     }
-
-
-def prepared(folder: pathlib.Path) -> str:
-    """A data_dir with the builder's data."""
-    EveryKind(data_dir=str(folder)).download_and_prepare()
-    return str(folder)

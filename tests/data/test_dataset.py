@@ -112,6 +112,18 @@ def test_fingerprint_is_free_of_format_and_feed(folder: str, tmp_path: pathlib.P
     assert other not in prints
 
 
+@pytest.mark.parametrize(
+    ("options", "fingerprint"),
+    [
+        ({}, "b4643a873c9f744b"),
+        ({"input_key": "image,numbers", "label_key": "target", "weight_key": "weight"}, "e3fce21b17c081c7"),
+    ],
+)
+def test_fingerprints_of_runs_stay_what_they_are(folder: str, options: dict[str, Any], fingerprint: str) -> None:
+    """A run goes on only with data of the same fingerprint, so a change here ends all runs that exist."""
+    assert data.load("four_features", data_dir=folder, **options).fingerprint == fingerprint
+
+
 def test_array_record_alone_feeds_all_kinds(folder: str, tmp_path: pathlib.Path, same: Callable[..., None]) -> None:
     data.load("four_features", data_dir=str(tmp_path), feed="streaming")
     for feed in ("memory", "streaming", "sequential"):

@@ -1,5 +1,6 @@
 """What holds for every kind of input and target: one stream for all feeds, exact resume, and a state that brings it back."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.data import kinds
 
 from loopwright import data
+from loopwright.data import preprocessing
+from loopwright.data.errors import DataError
 
 TABLE = "number,age,truth,city,label"
 #: For each kind: what is given to `data.load`, the kind of the inputs, and that of the target with the shape of `y`.
@@ -49,22 +51,32 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, tuple[int, ...]]] = {
 }
 
 
+#: The kinds that the quick tests take through all feeds. The slow tests take all.
+QUICK = ("text", "table", "tagging", "set of labels", "language")
+ALL = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+PREPROCESSED = [kind for kind in ALL if KINDS[kind.values[0]][1] in ("tokens", "table")]  # type: ignore[index]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return kinds.prepared(tmp_path_factory.mktemp("kinds"))
-
-
-def load(folder: str, kind: str, **more: Any) -> Any:
-    return data.load("every_kind", data_dir=folder, **KINDS[kind][0], **more)
+def load(every_kind: str) -> Callable[..., Any]:
+    """`load(kind, …)` gives the dataset of a kind. It is made once."""
+    return functools.cache(
+        lambda kind, feed="auto": data.load("every_kind", data_dir=every_kind, feed=feed, **KINDS[kind][0])
+    )
 
 
 def batches(dataset: Any, start: int, stop: int) -> list[dict[str, Any]]:
     return list(dataset.train_feed(7, seed=3)(start).take(stop - start))
 
 
+def rows(batch: dict[str, Any]) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """The place, input and target of each sample."""
+    return list(zip(batch["index"].numpy().tolist(), batch["x"].numpy(), batch["y"].numpy(), strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_description_agrees_with_the_batches(folder: str, kind: str) -> None:
-    dataset = load(folder, kind)
+def test_description_agrees_with_the_batches(load: Callable[..., Any], kind: str) -> None:
+    dataset = load(kind)
     _, input_kind, target_kind, shape = KINDS[kind]
     (target,) = dataset.targets.values()
     assert (dataset.input_kind, target.kind, target.shape, dataset.target) == (input_kind, target_kind, shape, target)
@@ -78,40 +90,37 @@ def test_description_agrees_with_the_batches(folder: str, kind: str) -> None:
     np.testing.assert_array_equal(labels, dataset.arrays("train")[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_feeds_give_the_same_samples_and_resume_at_any_step(
-    folder: str, kind: str, same: Callable[..., None]
+    load: Callable[..., Any], kind: str, same: Callable[..., None]
 ) -> None:
-    memory = load(folder, kind, feed="memory")
-    streaming = load(folder, kind, feed="streaming")
-    sequential = load(folder, kind, feed="sequential")
-    expected = batches(memory, 0, 20)
-    for one, other in zip(expected, batches(streaming, 0, 20), strict=True):
+    memory, streaming, sequential = (load(kind, feed) for feed in ("memory", "streaming", "sequential"))
+    straight = {dataset: batches(dataset, 0, 15) for dataset in (memory, streaming, sequential)}
+    for one, other in zip(straight[memory], straight[streaming], strict=True):
         same(one, other)
-    for dataset in (memory, streaming, sequential):
-        straight = batches(dataset, 0, 20)
-        for one, other in zip(straight[11:], batches(dataset, 11, 20), strict=True):
+    for dataset, expected in straight.items():
+        for one, other in zip(expected[11:], batches(dataset, 11, 15), strict=True):
             same(one, other)
-    by_place = {int(place): row for batch in expected for row, place in enumerate(batch["index"])}
-    for batch in batches(sequential, 0, 3):  # A sequential feed has another order, and the same samples.
-        for row, place in enumerate(batch["index"].numpy().tolist()):
-            first = next(found for found in expected if place in found["index"].numpy().tolist())
-            at = first["index"].numpy().tolist().index(place)
-            np.testing.assert_array_equal(first["x"][at], batch["x"][row])
-            np.testing.assert_array_equal(first["y"][at], batch["y"][row])
-    assert by_place
-    assert len({memory.fingerprint, streaming.fingerprint, sequential.fingerprint}) == 1
+    samples = {place: row for batch in straight[memory] for place, *row in rows(batch)}
+    for place, *row in [row for batch in straight[sequential] for row in rows(batch)]:  # in another order
+        for one, other in zip(samples[place], row, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len({dataset.fingerprint for dataset in straight}) == 1
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind][1] in ("tokens", "table")])
+@pytest.mark.parametrize("kind", PREPROCESSED)
 def test_state_of_the_preprocessing_brings_back_the_stream(
-    folder: str, kind: str, same: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., Any],
+    every_kind: str,
+    kind: str,
+    same: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    dataset = load(folder, kind)
+    dataset = load(kind)
     state = json.loads(json.dumps(dataset.preprocessing.state()))
     with monkeypatch.context() as patch:
-        patch.setattr(data.describe.preprocessing, "adapt", None)  # Nothing is learned again.
-        again = load(folder, kind, preprocessing=state)
+        patch.setattr(preprocessing, "adapt", None)  # Nothing is learned again.
+        again = data.load("every_kind", data_dir=every_kind, preprocessing=state, **KINDS[kind][0])
     assert again.fingerprint == dataset.fingerprint
     assert again.preprocessing.state() == state
     assert again.model_facts == dataset.model_facts
@@ -119,9 +128,11 @@ def test_state_of_the_preprocessing_brings_back_the_stream(
         same(one, other)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind][1] in ("tokens", "table")])
-def test_preprocessing_is_a_module_that_a_saved_model_holds(folder: str, kind: str, tmp_path: pathlib.Path) -> None:
-    prepared = load(folder, kind).preprocessing
+@pytest.mark.parametrize("kind", PREPROCESSED)
+def test_preprocessing_is_a_module_that_a_saved_model_holds(
+    load: Callable[..., Any], kind: str, tmp_path: pathlib.Path
+) -> None:
+    prepared = load(kind).preprocessing
     rows: Any = [
         {"number": "1", "age": "", "truth": "true", "city": "Paris", "label": "high"},
         {"number": "2", "age": "30", "truth": "0", "city": "Rom", "label": "0"},
@@ -138,8 +149,8 @@ def test_preprocessing_is_a_module_that_a_saved_model_holds(folder: str, kind: s
     assert expected.dtype == prepared.spec.dtype
 
 
-def test_several_labels_are_dicts(folder: str, same: Callable[..., None]) -> None:
-    options: dict[str, Any] = {"data_dir": folder, "input_key": "image", "label_key": "label, number,bits"}
+def test_several_labels_are_dicts(every_kind: str, same: Callable[..., None]) -> None:
+    options: dict[str, Any] = {"data_dir": every_kind, "input_key": "image", "label_key": "label, number,bits"}
     dataset = data.load("every_kind", **options)
     assert {key: target.kind for key, target in dataset.targets.items()} == {
         "label": "class",
@@ -157,20 +168,37 @@ def test_several_labels_are_dicts(folder: str, same: Callable[..., None]) -> Non
     }
 
 
-def test_target_mean_and_deviation_are_those_of_the_training_split(folder: str) -> None:
-    facts = load(folder, "table").model_facts
+def test_target_mean_and_deviation_are_those_of_the_training_split(load: Callable[..., Any]) -> None:
+    facts = load("table").model_facts
     whole = np.arange(60, dtype=np.float64)
     assert facts == {"target_mean": whole.mean(), "target_std": whole.std()}
-    assert load(folder, "table", feed="streaming").model_facts == facts
+    assert load("table", "streaming").model_facts == facts
 
 
-def test_padding_of_labels_weighs_nothing(folder: str) -> None:
-    dataset = load(folder, "tagging")
+def test_padding_of_labels_weighs_nothing(load: Callable[..., Any]) -> None:
+    dataset = load("tagging")
     for batch in dataset.eval_feed(6)():
         real = (batch["x"].numpy() != 0).astype(np.float32)
         np.testing.assert_array_equal(batch["sample_weight"], real)
         assert (batch["y"].numpy()[real == 0] == 0).all()
-    weighted = next(iter(load(folder, "tagging of numbers").eval_feed(6)()))
+    weighted = next(iter(load("tagging of numbers").eval_feed(6)()))
     rows = {float(weight) for row in weighted["sample_weight"].numpy() for weight in row}
     assert rows <= {0.0, 1.0, 2.0, 3.0}
     assert len(rows) > 2
+
+
+@pytest.mark.parametrize("inputs", ["text", "number,city"])
+def test_bad_samples_are_named_or_left_out_of_what_is_learned(every_kind: str, inputs: str) -> None:
+    """Every eighth age is missing, and a label must be there."""
+    options: dict[str, Any] = {"data_dir": every_kind, "input_key": inputs, "label_key": "age"}
+    with pytest.raises(DataError, match=r"every_kind, split 'train': sample \d+ is bad: .*'age' holds NaN"):
+        data.load("every_kind", **options)
+    said: list[str] = []
+    dataset = data.load("every_kind", max_bad_records=8, say=said.append, **options)
+    assert sum("is left out" in line for line in said) == 8
+    assert dataset.train_feed(4).examples_per_epoch == 52
+    assert np.isfinite(dataset.labels("train")).all()
+    if inputs == "text":
+        return
+    good = [number / 2 for number in range(60) if number % 8]
+    assert dataset.preprocessing.columns[0].mean == pytest.approx(np.mean(good), rel=1e-12)

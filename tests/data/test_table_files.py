@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from loopwright.data.csv_columns import Column
 from loopwright.data.csv_rows import CsvFile
 from loopwright.data.errors import DataError
 from loopwright.data.file_builder import open_files
@@ -292,6 +293,21 @@ def test_table_without_a_label_is_for_a_task_that_needs_none(opened: Callable[..
     builder, _ = opened("text\n" + "".join(f"line {i}\n" for i in range(60)), task="language_model")
     assert builder.info.supervised_keys is None
     assert [*builder.info.features] == ["text"]
+
+
+@pytest.mark.parametrize("odd", ["5", "2.5", "", "NA", "1e39", "inf", "-inf", "nan", "1_0", "١٢", "word", " 7"])
+def test_column_of_many_values_is_known_as_well_in_blocks(odd: str) -> None:
+    values = [*map(str, range(1500)), odd, *map(str, range(600)), odd]
+    lines = [*range(len(values))]
+    whole, single = Column("a"), Column("a")
+    for start in range(0, len(values), 512):
+        whole.add(lines[start : start + 512], values[start : start + 512])
+    for line, value in zip(lines, values, strict=True):
+        single.add([line], [value])
+    facts = ("kind", "rows", "numbers", "missing", "whole", "first_other", "first_endless", "first_marked", "remark")
+    assert [getattr(whole, fact) for fact in facts] == [getattr(single, fact) for fact in facts]
+    assert (single.first_endless is not None) == (odd in ("1e39", "inf", "-inf"))
+    assert (single.kind == "number") == (odd not in ("1_0", "١٢", "word"))
 
 
 def test_rows_are_read_as_pythons_csv_module_reads_them(tmp_path: pathlib.Path) -> None:

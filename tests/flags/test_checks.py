@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from loopwright import flags
 from loopwright.data import augment
 from loopwright.flags import checks
-from loopwright.trainer.core import named_metrics
 from loopwright.trainer.export import formats
+from loopwright.trainer.tasks import assignment
 
 FIT = (flags.Data, flags.Model, flags.Optimization)
 GROUPS = {
@@ -89,7 +89,7 @@ def test_split_that_tfds_takes_passes(split: str) -> None:
 def test_names_are_those_of_the_packages_that_know_them() -> None:
     assert tuple(augment.OPERATIONS) == checks.AUGMENTATIONS
     assert tuple(name for name, (_, sized) in augment.OPERATIONS.items() if sized) == checks.SIZED_AUGMENTATIONS
-    assert ("accuracy", *named_metrics.METRICS) == checks.METRICS
+    assert tuple(assignment.TASKS) == checks.TASKS[1:]
     assert tuple(formats.FORMATS) == checks.EXPORT_FORMATS
 
 

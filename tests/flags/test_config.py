@@ -10,8 +10,8 @@ import pytest
 from hypothesis import strategies as st
 
 from loopwright import flags
-from loopwright.flags.flagfile import flag_values
 from loopwright.flags.fields import kind_of
+from loopwright.flags.flagfile import flag_values
 
 FIELDS = [(group, field) for group in flags.TRAIN_GROUPS for field in dataclasses.fields(group)]
 IDENTITY = {

@@ -12,6 +12,7 @@ import pytest
 
 from loopwright import models, trainer
 from loopwright.models import applications
+from loopwright.trainer.export import safe_load
 
 #: A small network of each way to scale pixels, and the others that have layers of their own.
 SOME = ("MobileNetV3Small", "MobileNet", "DenseNet121", "ResNet50", "EfficientNetB0")
@@ -81,7 +82,7 @@ def test_plain_keras_opens_the_files(name: str, suffix: str, tmp_path: pathlib.P
     write = trainer.export_h5 if suffix == ".h5" else trainer.export_keras
     loaded = keras.models.load_model(write(model, tmp_path / f"model{suffix}"), compile=False)
     np.testing.assert_array_equal(loaded(pixels()), model(pixels()))
-    assert trainer.load_model(tmp_path / f"model{suffix}").count_params() == model.count_params()
+    assert safe_load.load_model(tmp_path / f"model{suffix}").count_params() == model.count_params()
 
 
 def test_one_channel_is_repeated() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer.base.json_lines import finite
-from loopwright.trainer.commands import scaling, setup, sources
+from loopwright.trainer.commands import exported, scaling, setup, sources
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -35,7 +35,12 @@ def run(argv: Sequence[str]) -> int:
 
     with status("starting TensorFlow", moves=evaluation.progress == "auto"):
         setup.start_tensorflow()
-    result = _evaluate(source, data, evaluation)
+    facts = {} if source.config is not None else exported.of_file(source.path or pathlib.Path())
+    if source.config is None:
+        data, dataset = exported.load_dataset(facts, argv, GROUPS, evaluation.progress)
+    else:
+        dataset = source.load_dataset(data, evaluation.progress)
+    result = _evaluate(source, dataset, data, evaluation, facts)
     if evaluation.json:
         print(json.dumps(result | {"metrics": {name: finite(value) for name, value in result["metrics"].items()}}))
     else:
@@ -44,23 +49,23 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _evaluate(source: sources.Source, data: flags.Data, evaluation: flags.Evaluation) -> dict[str, Any]:
+def _evaluate(
+    source: sources.Source, dataset: Dataset, data: flags.Data, evaluation: flags.Evaluation, facts: dict[str, Any]
+) -> dict[str, Any]:
     from loopwright import trainer
     from loopwright.trainer.commands.data_progress import status
 
-    progress = evaluation.progress
-    dataset = source.load_dataset(data, progress)
     feed = dataset.eval_feed(max(data.batch_size, 250))
     if source.config is None:
         path = source.path or pathlib.Path()
-        state, objective = _from_file(path, dataset, evaluation.outputs, trust=evaluation.trust_file)
+        state, objective = _from_file(path, facts, dataset, evaluation)
         scale = scaling.of_file(path, data.scale, state.model, feed)
     else:
         job, path = sources.restored_job(source, sources.with_outputs(source.config, evaluation.outputs), dataset)
         state, objective = job.state, job.objective
         scale = scaling.of_run(data.scale, feed)
     feed = scaling.follow(scale, feed)
-    with status(f"evaluating {feed.examples_per_epoch:,} samples", moves=progress == "auto"):
+    with status(f"evaluating {feed.examples_per_epoch:,} samples", moves=evaluation.progress == "auto"):
         metrics = trainer.evaluate(state, feed, objective)
     return {
         "metrics": metrics,
@@ -70,17 +75,20 @@ def _evaluate(source: sources.Source, data: flags.Data, evaluation: flags.Evalua
     }
 
 
-def _from_file(path: pathlib.Path, dataset: Dataset, outputs: str, *, trust: bool) -> tuple[Any, Any]:
-    """A state around the model in a file, and the objective that fits the model's outputs."""
+def _from_file(
+    path: pathlib.Path, facts: dict[str, Any], dataset: Dataset, evaluation: flags.Evaluation
+) -> tuple[Any, Any]:
+    """A state around the model in a file, and the objective that its facts and the model's outputs ask for."""
     import keras
 
     from loopwright import trainer
     from loopwright.trainer.commands.train import build
     from loopwright.trainer.export import safe_load
 
-    network = safe_load.load_model(path, trust=trust)
-    said = sources.identity_in(path) or {}
-    model = flags.Model(**{name: said[name] for name in ("task", "loss", "metrics", "outputs") if name in said})
+    network = safe_load.load_model(path, trust=evaluation.trust_file)
+    said, outputs = facts.get("identity", {}), evaluation.outputs
+    names = ("task", "loss", "loss_weights", "metrics", "outputs")
+    model = flags.Model(**{name: said[name] for name in names if name in said})
     model = dataclasses.replace(model, model="", outputs=model.outputs if outputs == "auto" else outputs)
     chosen = build.as_learned(build.assign(model, dataset), network, model, dataset, f"--restore_from={path}")
     objective = build.built_objective(chosen, network, dataset)

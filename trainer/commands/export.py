@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
-from loopwright.trainer.base.errors import TrainingError
+from loopwright.trainer.base.say import say
 from loopwright.trainer.commands import scaling, setup, sources
 
 if TYPE_CHECKING:
@@ -47,41 +48,69 @@ def _export(
     formats: Sequence[str],
     export: flags.Export,
 ) -> dict[str, Any]:
-    import numpy as np
+    import tensorflow as tf
 
     from loopwright.trainer.commands.train import build
     from loopwright.trainer.export import formats as trainer_formats
 
-    if isinstance(dataset.input_shape, dict):
-        raise TrainingError(f"{dataset.name} has several inputs; export writes only models with one input")
     job, _ = sources.restored_job(source, config, dataset)
-    if export.include_preprocessing and not _takes_images(dataset):
-        raise flags.UsageError("--include_preprocessing scales uint8 images, and this dataset holds none; leave it out")
+    if export.include_preprocessing and dataset.preprocessing is None and not _takes_images(dataset):
+        raise flags.UsageError(
+            "--include_preprocessing is for uint8 images, texts and tables, and this dataset holds none; leave it out"
+        )
     feed = dataset.eval_feed(_SAMPLES)
     scale = scaling.of_run(config.data.scale, feed)
     inputs = next(iter(scaling.follow(scale, feed)()))["x"]
+    raw = None if dataset.preprocessing is None else _raw(dataset, inputs)
+    if raw is not None and dataset.preprocessing is not None:
+        inputs = dataset.preprocessing(raw)
+        if "litert" in formats:
+            say(
+                "format litert holds no preprocessing, because it knows no strings: it takes what the preprocessing gives"
+            )
     loss, metrics = build.plain_loss(job)
     return trainer_formats.export_all(
         trainer_formats.Export(
             state=job.state,
-            samples=np.asarray(inputs),
+            samples=tf.nest.map_structure(lambda part: part.numpy(), inputs),
             input_name=getattr(dataset, "input_key", None) or "inputs",
             output_name=build.output_name(job),
             class_names=dataset.class_names,
             include_preprocessing=export.include_preprocessing,
             scaled=scale != "none",
+            preprocessing=dataset.preprocessing,
+            raw=raw,
             loss=loss,
             metrics=metrics,
-            facts=build.facts(config, dataset),
+            facts=build.facts(config, dataset, job),
         ),
         folder,
         formats,
+        say=lambda line: say(flags.as_flags(line)),
     )
+
+
+def _raw(dataset: Dataset, inputs: Any) -> Any:
+    """The first raw inputs of the evaluation split: strings, or columns by name."""
+    import tensorflow as tf
+
+    from loopwright.data.preprocessing import as_columns
+    from loopwright.data.splits import RecordSplit, good_batches
+
+    stored, learned = dataset.split(dataset.eval_split), dataset.preprocessing
+    if not isinstance(stored, RecordSplit):  # the windows of a language model
+        return learned.batch([learned.text(ids) for ids in inputs.numpy()])  # type: ignore[union-attr]
+    plain = RecordSplit(stored.files, dataclasses.replace(stored.decoder, preprocessing=None))
+    stop = min(plain.num_examples, _SAMPLES)
+    batches = [batch["x"] for _, batch in good_batches(plain, stop, dataset.bad(dataset.eval_split))]
+    raw = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *batches)
+    return as_columns(dataset.keys, raw) if dataset.input_kind == "table" else raw
 
 
 def _takes_images(dataset: Dataset) -> bool:
     split = getattr(dataset, "split", None)
-    return split is not None and split(dataset.eval_split).specs["x"].dtype.name == "uint8"
+    spec = None if split is None else split(dataset.eval_split).specs["x"]
+    return spec is not None and not isinstance(spec, dict) and spec.dtype.name == "uint8"
 
 
 def _print(manifest: dict[str, Any], folder: pathlib.Path, formats: Sequence[str], *, as_json: bool) -> None:
@@ -93,4 +122,5 @@ def _print(manifest: dict[str, Any], folder: pathlib.Path, formats: Sequence[str
     print(f"{folder}: step {first['step']}, compared in a new process on {first['samples']} samples")
     for name, entry in written.items():
         size, difference = f"{entry['bytes'] / 1e6:.2f} MB", entry["largest_difference"]
-        print(f"  {name:<12} {size:>10}  takes {entry['inputs']:<8} outputs differ by {difference:.2g} at most")
+        takes = entry["inputs"] if isinstance(entry["inputs"], str) else f"{len(entry['inputs'])} inputs"
+        print(f"  {name:<12} {size:>10}  takes {takes:<9} outputs differ by {difference:.2g} at most")

@@ -1,148 +1,141 @@
-"""`loopwright predict`: the classes that a run's checkpoint or an export predicts for images."""
+"""`loopwright predict`: what a run's checkpoint or an export predicts for images, rows of a table, or texts."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
-from loopwright.data.catalog import IMAGE_SUFFIXES
-from loopwright.trainer.base.errors import TrainingError, reason
-from loopwright.trainer.base.json_lines import finite
+from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.say import say
-from loopwright.trainer.commands import scaling, setup, sources
+from loopwright.trainer.commands import exported, predicting_output, scaling, setup, sources
+from loopwright.trainer.commands import predicting_inputs as inputs
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from loopwright.data import Dataset, Feed
-    from loopwright.trainer.export.open_export import OpenedModel
+    from loopwright.trainer.commands.predicting_inputs import Item, Sheet
+    from loopwright.trainer.commands.predicting_model import Predictor
 
 USAGE = (
-    "usage: loopwright predict IMAGE... --workdir=DIR [--flags]\n"
-    "       loopwright predict IMAGE... --restore_from=model.h5 [--flags]\n"
+    "usage: loopwright predict INPUT... --workdir=DIR [--flags]\n"
+    "       loopwright predict INPUT... --restore_from=model.h5 [--flags]\n"
     "       loopwright predict --split=test[:20] --workdir=DIR [--flags]"
 )
 HELP = (
-    "Classifies image files, all images in a folder, or a split of the dataset, by the newest checkpoint of a run or by an "
-    "export, and shows the likeliest classes with their probabilities."
+    "Predicts for images (files, or all in a folder), for the rows of a CSV or TSV file, for the lines of a text file (- is "
+    "standard input), or for a split of the dataset, by the newest checkpoint of a run or by an export. A table comes back "
+    "with columns for what is predicted. A language model continues each text."
 )
 GROUPS = (flags.Prediction, flags.Data)
 
 _BATCH = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One input as the model takes it, with its name, and the name of its class if that is known."""
-
-    name: str
-    x: np.ndarray
-    label: str | None = None
-
-
 def run(argv: Sequence[str]) -> int:
     """Parses the flags and predicts."""
-    (prediction, data), words, source = sources.parse(argv, GROUPS, usage=USAGE, help_text=HELP, positional="IMAGE...")
+    (prediction, data), words, source = sources.parse(argv, GROUPS, usage=USAGE, help_text=HELP, positional="INPUT...")
     if bool(words) == bool(prediction.split):
-        raise flags.UsageError("give image files or a folder of images, or --split=test[:20] of the dataset")
-    files = _files(words)
+        raise flags.UsageError(
+            "give image files or a folder of images, a table, or a file of texts; or give --split=test[:20] of the dataset"
+        )
+    inputs.check_exist(words)
     setup.start_tensorflow()
-    if prediction.split:
-        data = dataclasses.replace(data, eval_split=prediction.split)
-    dataset = None if source.config is None and files else source.load_dataset(data)
-    predictor = _predictor(source, dataset, prediction)
-    feed = None if dataset is None else _feed(source, dataset, data, predictor)
-    if files:
-        items = _from_files(files, predictor, *_stored(source, data, predictor, feed))
+    from loopwright.trainer.commands import predicting_model
+
+    if source.config is not None:
+        if prediction.split:
+            data = dataclasses.replace(data, eval_split=prediction.split)
+        loaded = source.load_dataset(data)
+        dataset: Dataset | None = loaded
+        predictor = predicting_model.of_run(source, loaded, prediction.outputs)
+        columns = data.columns
     else:
-        items = _from_split(dataset, feed, prediction.split or "")
-    rows = _predict(predictor, items, prediction.top)
-    if prediction.json:
-        print(json.dumps({"from": str(source.path or source.folder), "predictions": rows}))
-    else:
-        _print(rows)
+        path, dataset = source.path or pathlib.Path(), None
+        facts = exported.of_file(path)
+        predictor = predicting_model.of_file(path, facts, prediction)
+        columns = data.columns or facts.get("identity", {}).get("columns")
+        if prediction.split:
+            data, dataset = exported.load_dataset(facts, [*argv, f"--eval_split={prediction.split}"], GROUPS)
+    job = _Job(source, data, prediction, predictor, dataset)
+    if (words and predictor.kind == "table") or any(map(inputs.is_table, words)):
+        return _tables(job, words, (columns or "").split(","))
+    _print(job, _items(job, words))
     return 0
 
 
-def _files(words: Sequence[str]) -> list[pathlib.Path]:
-    """The image files that the words name. A folder stands for all images in it. Raises UsageError if there are none."""
-    files: list[pathlib.Path] = []
-    for word in words:
-        path = pathlib.Path(word)
-        if not path.exists():
-            raise flags.UsageError(f"{word}: no such file or folder; give image files or a folder of them")
-        inside = sorted(filter(_is_image, path.rglob("*"))) if path.is_dir() else [path]
-        if not inside:
-            raise flags.UsageError(f"{word}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
-        files += inside
-    return files
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What is asked, and what answers it."""
+
+    source: sources.Source
+    data: flags.Data
+    prediction: flags.Prediction
+    predictor: Predictor
+    dataset: Dataset | None
+
+    @property
+    def name(self) -> str:
+        return str(self.source.path or self.source.folder)
 
 
-def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _tables(job: _Job, words: Sequence[str], columns: Sequence[str]) -> int:
+    """Answers a table by a table, or by JSON."""
+    if job.predictor.kind == "images" or not job.predictor.inputs:
+        raise flags.UsageError(
+            f"{words[0]}: {job.name} doesn't say how its inputs are made of the columns of a table; give a run or an export "
+            "that was trained on a table or on texts"
+        )
+    sheets = [inputs.from_table(word, job.predictor, [name.strip() for name in columns]) for word in words]
+    if len(sheets) > 1 and not job.prediction.json:
+        raise flags.UsageError(f"{words[1]}: give one table at a time, or --json")
+    sheet: Sheet = sheets[0]
+    items = [item for part in sheets for item in part.items]
+    rows = _predicted(job, items)
+    if job.prediction.json:
+        _print_json(job, items, rows)
+        return 0
+    found = _by_name(job.predictor, rows)
+    print(predicting_output.as_csv(sheet, found), end="")
+    for line in predicting_output.scores(items, found):
+        say(line)
+    return 0
 
 
-def _predictor(source: sources.Source, dataset: Dataset | None, prediction: flags.Prediction) -> OpenedModel:
-    """The model, with the names of its classes and whether it gives probabilities."""
-    from loopwright import models
-    from loopwright.trainer.core import optimizers
-    from loopwright.trainer.export import open_export as exports
-
-    if source.config is None or dataset is None:
-        path = source.path or pathlib.Path()
-        predictor = exports.open_export(path, trust=prediction.trust_file)
-        said = sources.facts_in(path)
-        names = tuple(said.get("class_names", ()))
-        outputs = {"probabilities": True, "logits": False}.get(said.get("outputs", ""))
-        wanted = prediction.outputs
-        if wanted == "auto":
-            wanted = said.get("identity", {}).get("outputs", "auto")
-        if wanted != "auto":
-            outputs = wanted == "probabilities"
-        elif predictor.model is not None:
-            outputs = models.ends_in_probabilities("", predictor.model)
-        elif predictor.probabilities is not None:
-            outputs = predictor.probabilities
-        return dataclasses.replace(predictor, class_names=predictor.class_names or names, probabilities=outputs)
-    import numpy as np
-
-    job, _ = sources.restored_job(source, sources.with_outputs(source.config, prediction.outputs), dataset)
-    model = job.state.model
-
-    def call(x: np.ndarray) -> np.ndarray:
-        with optimizers.averaged_weights(model, job.state.optimizer):
-            return np.asarray(model(x, training=False))
-
-    names = tuple(dataset.class_names)
-    return exports.OpenedModel(
-        call, dataset.input_shape, class_names=names, probabilities=job.probabilities, model=model
-    )
+def _items(job: _Job, words: Sequence[str]) -> list[Item]:
+    """The inputs that the words or the split name."""
+    predictor, dataset, split = job.predictor, job.dataset, job.prediction.split
+    if split and dataset is not None:
+        return list(inputs.from_split(dataset, _feed(job, dataset), split, predictor))
+    if predictor.kind == "text":
+        return list(inputs.from_texts(words))
+    files = inputs.image_files(words)
+    feed = None if dataset is None else _feed(job, dataset)
+    return list(inputs.from_images(files, predictor, *_stored(job, feed)))
 
 
-def _feed(source: sources.Source, dataset: Dataset, data: flags.Data, predictor: OpenedModel) -> Feed:
+def _feed(job: _Job, dataset: Dataset) -> Feed:
     """The feed over the split, scaled as the model takes it."""
     feed: Any = dataset.eval_feed(_BATCH)
-    if predictor.dtype == "uint8":
+    data, predictor = job.data, job.predictor
+    if predictor.opened.dtype == "uint8":
         return scaling.follow("none", feed)
-    if source.config is not None:
+    if job.source.config is not None:
         return scaling.follow(scaling.of_run(data.scale, feed), feed)
-    path = source.path or pathlib.Path()
-    if predictor.model is None:
+    path = job.source.path or pathlib.Path()
+    if predictor.opened.model is None:
         return scaling.follow(_said_scale(path, data), feed)
-    return scaling.follow(scaling.of_file(path, data.scale, predictor.model, feed), feed)
+    return scaling.follow(scaling.of_file(path, data.scale, predictor.opened.model, feed), feed)
 
 
-def _stored(source: sources.Source, data: flags.Data, predictor: OpenedModel, feed: Any) -> tuple[str, bool]:
+def _stored(job: _Job, feed: Any) -> tuple[str, bool]:
     """The dtype of images as they are stored, and whether the model takes them scaled to [0, 1]."""
     from loopwright import models
 
-    path = source.path or pathlib.Path()
-    if predictor.dtype == "uint8":
+    path, data, opened = job.source.path or pathlib.Path(), job.data, job.predictor.opened
+    if opened.dtype == "uint8":
         return "uint8", False
     if feed is not None:
         stored = feed.stored["x"] if hasattr(feed, "stored") else None
@@ -153,8 +146,8 @@ def _stored(source: sources.Source, data: flags.Data, predictor: OpenedModel, fe
             return "uint8", data.scale != "none"
         return stored.dtype.name, feed.scaling.scaled(stored)
     scale = _said_scale(path, data)
-    if scale == "auto" and predictor.model is not None and sources.identity_in(path) is None:
-        return "uint8", models.scales_itself(predictor.model) is None
+    if scale == "auto" and opened.model is not None and sources.identity_in(path) is None:
+        return "uint8", models.scales_itself(opened.model) is None
     return "uint8", scale != "none"
 
 
@@ -162,107 +155,88 @@ def _said_scale(path: pathlib.Path, data: flags.Data) -> str:
     """The --scale of the run that wrote an export. `auto` if neither the flag nor the export tells it."""
     if data.scale != "auto":
         return data.scale
-    return str((sources.identity_in(path) or {}).get("scale", "auto"))
+    return str(exported.of_file(path).get("identity", {}).get("scale", "auto"))
 
 
-def _from_files(files: Sequence[pathlib.Path], predictor: OpenedModel, dtype: str, scaled: bool) -> Iterator[Item]:
-    """The images, in the size and with the channels and the scale that the model takes."""
-    import tensorflow as tf
-
-    from loopwright.data import decoding, image_decoding
-    from loopwright.data.scaling import scale
-
-    input_shape = predictor.input_shape
-    if not isinstance(input_shape, tuple) or len(input_shape) != 3 or None in input_shape:
-        raise TrainingError(f"the model takes inputs of shape {input_shape}, not images of a fixed size")
-    height, width, channels = input_shape
-    for file in files:
-        try:
-            image = image_decoding.decode_stored(file.read_bytes(), channels, tf.as_dtype(dtype))
-        except (OSError, tf.errors.OpError, ValueError) as error:
-            raise TrainingError(f"{file}: no image could be read from it ({reason(error)})") from error
-        if image.shape[:2] != (height, width):
-            image = decoding.resize(image, (height, width))
-        yield Item(str(file), (scale(image) if scaled else tf.cast(image, tf.float32)).numpy())
-
-
-def _from_split(dataset: Any, feed: Any, split: str) -> Iterator[Item]:
-    if isinstance(dataset.input_shape, dict):
-        names = ", ".join(dataset.input_shape)
-        raise TrainingError(f"--dataset={dataset.name} has several inputs ({names}); predict takes models of one input")
-    place = itertools.count()
-    for batch in feed():
-        # The feed of a user may give no index.
-        index = batch["index"].numpy() if "index" in batch else itertools.islice(place, len(batch["y"]))
-        for number, x, y in zip(index, batch["x"].numpy(), batch["y"].numpy(), strict=True):
-            yield Item(f"{split}#{number}", x, dataset.class_names[y] if dataset.class_names else None)
-
-
-def _predict(predictor: OpenedModel, items: Iterator[Item], top: int) -> list[dict[str, Any]]:
+def _predicted(job: _Job, items: Sequence[Item]) -> list[dict[str, Any]]:
     """One row for each item, computed batch by batch."""
+    predictor, prediction = job.predictor, job.prediction
     rows: list[dict[str, Any]] = []
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == _BATCH:
-            rows, batch = rows + _rows(predictor, batch, top), []
-    return rows + _rows(predictor, batch, top) if batch else rows
-
-
-def _rows(predictor: OpenedModel, batch: list[Item], top: int) -> list[dict[str, Any]]:
-    import numpy as np
-
-    x = np.stack([item.x for item in batch])
-    if predictor.model is None or x.dtype.kind == "f":  # A Keras model takes token ids as they are.
-        x = x.astype(predictor.dtype)
-    takes, given = predictor.input_shape, x.shape[1:]
-    if len(takes) != len(given) or any(one not in (None, -1, other) for one, other in zip(takes, given, strict=True)):
-        raise TrainingError(f"the model takes inputs of shape {takes}, not {given}", exit_code=2)
-    outputs = np.asarray(predictor.call(x))
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise TrainingError(
-            f"the model gives outputs of shape {outputs.shape[1:]} for a sample, not one for each class"
-        )
-    probabilities = _probabilities(outputs.astype(np.float64), predictor.probabilities)
-    rows = []
-    for item, row in zip(batch, probabilities, strict=True):
-        best = np.argsort(-row, kind="stable")[:top]
-        names = predictor.class_names
-        classes = [
-            {"class": names[i] if i < len(names) else str(i), "probability": finite(float(row[i]))} for i in best
-        ]
-        rows.append({"input": item.name, **({} if item.label is None else {"label": item.label}), "top": classes})
+    for start in range(0, len(items), _BATCH):
+        batch = items[start : start + _BATCH]
+        if predictor.continues and not prediction.split:
+            rows += _continued(job, batch)
+        else:
+            rows += predictor.rows(_x(predictor, batch, raw=not prediction.split), prediction.top)
     return rows
 
 
-def _probabilities(outputs: np.ndarray, given: bool | None) -> np.ndarray:
-    """Outputs `[N, classes]` as probabilities. If `given` is None, the sums of the outputs tell whether they are already."""
+def _x(predictor: Predictor, batch: Sequence[Item], *, raw: bool) -> Any:
+    """A batch of the model's inputs."""
+    import numpy as np
+    import tensorflow as tf
+
+    from loopwright.data.errors import DataError
+
+    learned = predictor.preprocessing
+    if not raw or learned is None:
+        return tf.nest.map_structure(lambda *parts: np.stack(parts), *(item.x for item in batch))
+    try:
+        return learned(learned.batch([item.x for item in batch])).numpy()
+    except DataError:
+        for item in batch:  # to name the place of the row in its file
+            try:
+                learned.batch([item.x])
+            except DataError as error:
+                problem = str(error).removeprefix("row 1, ").removeprefix("row 1 ")
+                raise TrainingError(f"{item.name}: {problem}", exit_code=2) from None
+        raise
+
+
+def _continued(job: _Job, batch: Sequence[Item]) -> list[dict[str, Any]]:
+    """What a language model says after each text."""
     import numpy as np
 
-    if given is None:
-        given = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1, atol=1e-2))
-    if given:
-        return outputs
-    powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    from loopwright.trainer.commands.predicting_texts import continued
+
+    predictor, prediction, learned = job.predictor, job.prediction, job.predictor.preprocessing
+    (head,) = predictor.heads.values()
+
+    def call(ids: np.ndarray) -> np.ndarray:
+        outputs = np.asarray(predictor.opened.call(ids))
+        with np.errstate(divide="ignore"):
+            return np.log(outputs) if head.goal.activated else outputs
+
+    texts = continued(
+        call,
+        learned,  # type: ignore[arg-type]
+        [item.x for item in batch],
+        length=prediction.length,
+        temperature=prediction.temperature,
+        seed=prediction.seed,
+    )
+    return [{"text": text} for text in texts]
 
 
-def _number(probability: float | None) -> str:
-    return "nan" if probability is None else f"{probability:.3f}"
+def _by_name(predictor: Predictor, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by name of the target, also of a single one."""
+    names = list(predictor.heads) or [""]
+    return list(rows) if len(names) > 1 else [{names[0]: row} for row in rows]
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_json(job: _Job, items: Sequence[Item], rows: Sequence[dict[str, Any]]) -> None:
+    print(json.dumps({"from": job.name, "predictions": predicting_output.as_json(items, rows)}))
 
-    labelled = any("label" in row for row in rows)
-    table = Table(box=None)
-    for column in ("input", *(["label"] if labelled else []), "classes, likeliest first"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        classes = "  ".join(f"{entry['class']} {_number(entry['probability'])}" for entry in row["top"])
-        table.add_row(row["input"], *([row.get("label", "")] if labelled else []), classes)
-    Console(highlight=False, markup=False).print(table)
-    if labelled:
-        right = sum(row["label"] == row["top"][0]["class"] for row in rows)
-        print(f"{right} of {len(rows)} right")
+
+def _print(job: _Job, items: Sequence[Item]) -> None:
+    rows = _predicted(job, items)
+    if job.prediction.json:
+        _print_json(job, items, rows)
+    elif rows and "text" in rows[0]:
+        for item, row in zip(items, rows, strict=True):
+            print(f"{item.x}{row['text']}\n")
+    else:
+        found = _by_name(job.predictor, rows)
+        predicting_output.print_table(items, found)
+        for line in predicting_output.scores(items, found):
+            print(line)

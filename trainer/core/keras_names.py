@@ -169,6 +169,10 @@ def _metric(text: str, from_logits: bool, activation: str | None, num_classes: i
     takes = inspect.signature(kind).parameters
     by_task = _by_task(kind.__name__, activation, num_classes)
     options = {"name": named.name, **preset, **{k: v for k, v in by_task.items() if k in takes}, **named.options}
+    if "k" in takes and 0 < num_classes <= options.get("k", takes["k"].default):
+        raise ValueError(
+            f"metrics={text}: the best {options.get('k', 5)} of {num_classes} classes say nothing; give fewer: k"
+        )
     logits = from_logits and "from_logits" not in named.options
     if logits and "from_logits" in takes and not (kind is keras.metrics.AUC and activation == "softmax"):
         options["from_logits"], logits = True, False
@@ -250,6 +254,7 @@ def spelled(parameter: str, name: str) -> str:
 def build(parameter: str, text: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     """Calls a class or a function with arguments by name.
 
+    A whole number becomes a float where the default is one: Keras computes some of these in the type that it is given.
     Raises ValueError for arguments that it doesn't take, that are missing, or whose values it refuses.
     """
     takes = {key: known for key, known in inspect.signature(kind).parameters.items() if known.kind != known.VAR_KEYWORD}
@@ -262,8 +267,12 @@ def build(parameter: str, text: str, kind: Callable[..., Any], options: Mapping[
     missing = _missing(kind, options)
     if missing:
         raise ValueError(f"{parameter}={text}: needs {missing[0]}; write {text}:{missing[0]}=VALUE")
+    typed = {
+        key: float(value) if type(value) is int and isinstance(takes[key].default, float) else value
+        for key, value in options.items()
+    }
     try:
-        return kind(**options)
+        return kind(**typed)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{parameter}={text}: {first_line(error)}") from error
 

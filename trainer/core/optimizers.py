@@ -96,20 +96,19 @@ def make_schedule(
     """
     if name not in ("constant", "cosine", "piecewise"):
         raise ValueError(f"unknown schedule {name!r}; choose constant, cosine or piecewise")
-    if isinstance(learning_rate, str):
-        given, learning_rate = learning_rate, _learning_rate(learning_rate)
-        if not isinstance(learning_rate, int | float) and (name != "constant" or warmup_steps):
-            other = f"schedule={name}" if name != "constant" else f"warmup_steps={warmup_steps}"
-            raise ValueError(f"learning_rate={given} is a schedule already; leave out {other}, or give a number")
+    rate = _learning_rate(learning_rate) if isinstance(learning_rate, str) else learning_rate
+    if isinstance(learning_rate, str) and not isinstance(rate, int | float) and (name != "constant" or warmup_steps):
+        other = f"schedule={name}" if name != "constant" else f"warmup_steps={warmup_steps}"
+        raise ValueError(f"learning_rate={learning_rate} is a schedule already; leave out {other}, or give a number")
     if name == "constant":
-        return Warmup(learning_rate, warmup_steps) if warmup_steps else learning_rate
+        return Warmup(rate, warmup_steps) if warmup_steps else rate
     if name == "cosine":
         if warmup_steps >= total_steps:
             raise ValueError(f"warmup_steps={warmup_steps} leaves no step of {total_steps} for the cosine")
-        return Warmup(learning_rate, warmup_steps, total_steps - warmup_steps)
+        return Warmup(rate, warmup_steps, total_steps - warmup_steps)
     if not boundaries or list(boundaries) != sorted(set(boundaries)):
         raise ValueError(f"boundaries={','.join(map(str, boundaries))}: piecewise needs ascending updates")
-    return Piecewise(learning_rate, boundaries, factor, warmup_steps)
+    return Piecewise(rate, boundaries, factor, warmup_steps)
 
 
 def _learning_rate(text: str) -> Any:
@@ -127,10 +126,20 @@ def _learning_rate(text: str) -> Any:
     )
 
 
+#: Arguments of Keras's schedules in whose type Keras computes the rate. A whole number would be rounded down at each update.
+_RATES = ("initial_learning_rate", "warmup_target", "values", "decay_rate")
+
+
+def _as_rate(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_rate(part) for part in value]
+    return float(value) if type(value) is int else value
+
+
 def _schedule(text: str, named: keras_names.Named) -> Any:
     if not named.is_own:
         kind = keras_names.keras_class("learning_rate", text, named.name)
-        options = dict(named.options)
+        options = {key: _as_rate(value) if key in _RATES else value for key, value in named.options.items()}
         if "initial_learning_rate" in inspect.signature(kind).parameters:
             options = {"initial_learning_rate": 0.001, **options}
         return keras_names.build("learning_rate", text, kind, options)
@@ -209,7 +218,7 @@ def _options(text: str, kind: type, typed: dict[str, Any], asked: dict[str, Any]
     """Keras's arguments for those that are typed after the name and those that are asked of every optimizer."""
     for key in typed:
         if key in _ELSEWHERE:
-            raise ValueError(f"optimizer={text}: {key} isn't an argument here; give {_ELSEWHERE[key]}=VALUE")
+            raise ValueError(f"optimizer={text}: {key!r} isn't an argument here; give {_ELSEWHERE[key]}=VALUE")
     takes, options = inspect.signature(kind).parameters, dict(typed)
     for name, value in asked.items():
         key = _OF_KERAS.get(name, name)

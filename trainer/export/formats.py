@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,7 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,15 +17,17 @@ import numpy as np
 import tensorflow as tf
 
 from loopwright.trainer.base import atomic
-from loopwright.trainer.base.errors import TrainingError, first_line, reason
+from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.lock import in_turn
 from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.base.say import say
 from loopwright.trainer.core.optimizers import averaged_weights
 from loopwright.trainer.core.state import TrainState
 from loopwright.trainer.export import new_process, open_export
+from loopwright.trainer.export.functional import NotRebuildable
 from loopwright.trainer.export.h5_writer import export_h5, export_keras, export_weights
 from loopwright.trainer.export.same_training import check_same_training
+from loopwright.trainer.export.serving import Serving, Unwritable, write_litert, write_saved_model
 
 #: The formats, and the name of each one's file or folder.
 FORMATS = {"h5": "model.h5", "keras": "model.keras", "saved_model": "saved_model", "litert": "model.tflite"}
@@ -42,69 +43,124 @@ class Export:
 
     Attributes:
       state: the model and the optimizer. If the optimizer averages weights, the averages are exported.
-      samples: real inputs `[N, ...]` float32, on which the exports are compared.
-      input_name, output_name: the names in the SavedModel's signature `serving_default`.
+      samples: real inputs `[N, ...]`, on which the exports are compared; a dict of arrays by name for several inputs.
+      input_name, output_name: the names of a single input, and of a single output, in the SavedModel's signatures.
       class_names: stored in the manifest, and as an asset of the SavedModel.
       include_preprocessing: SavedModel and LiteRT take uint8 images and scale them, if the model was trained on scaled ones.
       scaled: whether the model was trained on images that were scaled to [0, 1].
-      loss, metrics, facts: passed to `export_h5`.
+      preprocessing: None, or what made the samples out of `raw`, strings `[N]` or a dict of columns. The SavedModel then
+        takes raw inputs.
+      loss, metrics, facts: passed to `export_h5`. SavedModel and LiteRT hold the facts, too.
     """
 
     state: TrainState
-    samples: np.ndarray
+    samples: Any
     input_name: str = "inputs"
     output_name: str = "outputs"
     class_names: Sequence[str] = ()
     include_preprocessing: bool = False
     scaled: bool = True
+    preprocessing: Any = None
+    raw: Any = None
     loss: Any = None
     metrics: Sequence[Any] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.samples.shape[1:]
+    def pixels(self) -> bool:
+        """Whether SavedModel and LiteRT take uint8 images."""
+        return self.include_preprocessing and self.preprocessing is None
 
     @property
-    def images(self) -> np.ndarray:
+    def images(self) -> Any:
         """The samples as uint8, as they were before scaling."""
-        return np.rint(self.samples * (255 if self.scaled else 1)).astype(np.uint8)
+        factor = 255 if self.scaled else 1
+        return tf.nest.map_structure(lambda part: np.rint(part * factor).astype(np.uint8), self.samples)
+
+    @property
+    def input_specs(self) -> Any:
+        """What a sample of the model's inputs is."""
+        return tf.nest.map_structure(lambda part: tf.TensorSpec(part.shape[1:], part.dtype), self.samples)
+
+    @property
+    def rows(self) -> int:
+        return len(tf.nest.flatten(self.samples)[0])
+
+    def serving(self) -> Serving:
+        factor = np.float32(1 / 255 if self.scaled else 1)
+        return Serving(
+            self.state.model,
+            tf.nest.map_structure(lambda spec: tf.TensorSpec([None, *spec.shape], spec.dtype), self.input_specs),
+            self.input_name,
+            self.output_name,
+            factor if self.pixels else None,
+            self.preprocessing,
+            self.class_names,
+            self.facts,
+        )
 
 
-def export_all(export: Export, folder: str | os.PathLike[str], formats: Sequence[str]) -> dict[str, Any]:
+def export_all(
+    export: Export,
+    folder: str | os.PathLike[str],
+    formats: Sequence[str],
+    *,
+    say: Callable[[str], None] = say,
+) -> dict[str, Any]:
     """Writes the formats into `folder`, checks all of them, writes the manifest and returns it.
 
-    Older exports stay whole until every new export has passed its check.
+    Older exports stay whole until every new export has passed its check. `say` is given a line about a format that can't
+    hold the model; the others are written.
 
-    Raises TrainingError for a format that can't be written or loaded again, or whose outputs differ from the live model's.
+    Raises TrainingError if no format can hold the model, and for an export that can't be loaded again, or whose outputs
+    differ from the live model's.
     """
     folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with in_turn(folder):
-        return _export_all(export, folder, formats)
+        return _export_all(export, folder, formats, say)
 
 
-def _export_all(export: Export, folder: pathlib.Path, formats: Sequence[str]) -> dict[str, Any]:
+def _export_all(
+    export: Export, folder: pathlib.Path, formats: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
     atomic.sweep(folder)
     staging = folder / f".tmp-{os.getpid()}-staging"
     staging.mkdir()
     try:
-        for name in formats:
-            _write(export, name, staging / FORMATS[name])
-        differences = _compare(export, staging, formats)
-        for name in formats:
+        written = _write_all(export, staging, formats, say)
+        differences = _compare(export, staging, written)
+        for name in written:
             atomic.move_into_place(staging / FORMATS[name], folder / FORMATS[name])
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # the next export sweeps any rest
     manifest = read_exports_manifest(folder) | {"schema": atomic.SCHEMA}
-    for name in formats:
-        of_outputs = {"inputs": "uint8" if _raw(export, name) else "float32", "outputs": export.output_name}
-        checked = {"largest_difference": differences[name], "samples": len(export.samples)}
+    for name in written:
+        of_outputs = {"inputs": _takes(export, name), "outputs": export.output_name}
+        checked = {"largest_difference": differences[name], "samples": export.rows}
         entry = _entry(folder / FORMATS[name], name, int(export.state.step), export.class_names)
         of_run = {"identity": export.facts.get("identity", {})}
         manifest["files"][FORMATS[name]] = entry | of_outputs | of_run | checked
     atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _write_all(export: Export, staging: pathlib.Path, formats: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Writes the formats that can hold the model, and returns them. Raises TrainingError if there are none."""
+    refusals: list[str] = []
+    written = []
+    for name in formats:
+        try:
+            _write(export, name, staging / FORMATS[name])
+        except (NotRebuildable, Unwritable) as error:
+            refusals.append(" ".join(str(error).split()))
+        else:
+            written.append(name)
+    if not written:
+        raise TrainingError("; ".join(refusals))
+    for line in refusals:
+        say(line)
+    return written
 
 
 def export_trained(
@@ -129,7 +185,8 @@ def export_trained(
     """
     folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = len(tf.nest.flatten(inputs)[0])
+    rows, dtypes = len(tf.nest.flatten(inputs)[0]), tf.nest.map_structure(lambda part: part.dtype.name, inputs)
+    input_shape = _with_dtypes(input_shape, inputs)
     with in_turn(folder):
         atomic.sweep(folder)
         staging = folder / f".tmp-{os.getpid()}-staging"
@@ -157,9 +214,18 @@ def export_trained(
             "samples": rows,
             "identity": options.get("facts", {}).get("identity", {}),
         }
-        manifest["files"][path.name] = entry | {"inputs": "float32", "outputs": output_name} | checked
+        manifest["files"][path.name] = entry | {"inputs": dtypes, "outputs": output_name} | checked
         atomic.replace_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return folder / path.name
+
+
+def _with_dtypes(shape: Any, inputs: Any) -> Any:
+    """The specs of samples of these shapes, with the types of real inputs. None stays None."""
+    if shape is None:
+        return None
+    if isinstance(shape, Mapping):
+        return {name: _with_dtypes(part, inputs[name]) for name, part in shape.items()}
+    return tf.TensorSpec(shape, inputs.dtype)
 
 
 def _entry(path: pathlib.Path, name: str, step: int, class_names: Sequence[str]) -> dict[str, Any]:
@@ -172,90 +238,50 @@ def _write(export: Export, name: str, path: pathlib.Path) -> None:
     state = export.state
     if name in _EXACT:
         export_one = {"h5": export_h5, "keras": export_keras}[name]
-        export_one(state, path, export.input_shape, loss=export.loss, metrics=export.metrics, facts=export.facts)
+        export_one(state, path, export.input_specs, loss=export.loss, metrics=export.metrics, facts=export.facts)
         return
+    write = {"saved_model": write_saved_model, "litert": write_litert}[name]
     with averaged_weights(state.model, state.optimizer), tempfile.TemporaryDirectory() as scratch:
-        served = _Served(export, pathlib.Path(scratch))
-        if name == "saved_model":
-            _write_saved_model(served, path)
-        else:
-            with _computing_in_float32(state.model):
-                _write_litert(served, path)
+        write(export.serving(), path, pathlib.Path(scratch))
 
 
-class _Served(tf.Module):
-    """The model with one named input and one named output, for a batch of any size."""
-
-    def __init__(self, export: Export, scratch: pathlib.Path) -> None:
-        super().__init__()
-        model = export.state.model
-        self.of_model = [variable.value for variable in model.variables]
-        if export.class_names:
-            names = scratch / "class_names.txt"
-            names.write_text("".join(f"{name}\n" for name in export.class_names), encoding="utf-8")
-            self.class_names = tf.saved_model.Asset(str(names))
-        dtype = tf.uint8 if export.include_preprocessing else tf.float32
-        spec = tf.TensorSpec([None, *export.input_shape], dtype, name=export.input_name)
-
-        def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            factor = np.float32(1 / 255 if export.scaled else 1)
-            scaled = tf.cast(inputs, tf.float32) * factor if dtype == tf.uint8 else inputs
-            return {export.output_name: tf.cast(model(scaled, training=False), tf.float32)}
-
-        self.serve = tf.function(serve, input_signature=[spec], autograph=False)
-
-
-@contextlib.contextmanager
-def _computing_in_float32(model: keras.Model) -> Iterator[None]:
-    """Inside the block, the model computes in float32, because LiteRT has no convolutions in half precision.
-
-    The variables are float32 under mixed precision, too.
-    """
-    policies = [(layer, layer.dtype_policy) for layer in model._flatten_layers(include_self=True)]
-    for layer, _ in policies:
-        layer.dtype_policy = "float32"
-    try:
-        yield
-    finally:
-        for layer, policy in policies:
-            layer.dtype_policy = policy
-
-
-def _write_saved_model(served: _Served, path: pathlib.Path) -> None:
-    try:
-        tf.saved_model.save(served, str(path), signatures={"serving_default": served.serve})
-    except tf.errors.OpError as error:  # a full disk
-        raise TrainingError(f"{path} can't be written ({reason(error)})") from error
-
-
-def _write_litert(served: _Served, path: pathlib.Path) -> None:
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([served.serve.get_concrete_function()], served)
-    try:
-        path.write_bytes(converter.convert())
-    except Exception as error:  # the converter raises many kinds of errors
-        raise TrainingError(f"format litert: the model can't be converted ({first_line(error)})") from error
+def _takes(export: Export, name: str) -> Any:
+    """What a format takes: the type of its input, or the types of its inputs by name."""
+    if name == "saved_model" and export.preprocessing is not None:
+        return tf.nest.map_structure(lambda spec: spec.dtype.name, export.preprocessing.raw_specs)
+    if export.pixels and name not in _EXACT:
+        return tf.nest.map_structure(lambda part: "uint8", export.samples)
+    return tf.nest.map_structure(lambda part: np.dtype(part.dtype).name, export.samples)
 
 
 def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> dict[str, float]:
     """The largest difference between each format's outputs in a new process and the live model's outputs."""
-    np.save(staging / "samples.npy", export.samples)
-    np.save(staging / "images.npy", export.images if export.include_preprocessing else export.samples)
-    request = {FORMATS[name]: "images.npy" if _raw(export, name) else "samples.npy" for name in formats}
-    (staging / open_export.REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    new_process.give(staging, "samples", export.samples)
+    if export.pixels:
+        new_process.give(staging, "images", export.images)
+    if export.preprocessing is not None:
+        new_process.give(staging, "raw", export.raw)
+    asked = [question for name in formats for question in _questions(export, name)]
+    (staging / open_export.REQUEST).write_text(json.dumps(asked), encoding="utf-8")
     model = export.state.model
+    first = tf.nest.map_structure(lambda part: part[:1], export.samples)
     with averaged_weights(model, export.state.optimizer):
-        live = {part: np.asarray(model(x, training=False)) for part, x in _parts(export.samples)}
+        live = {part: _flat(model(x, training=False)) for part, x in (("all", export.samples), ("one", first))}
     with new_process.started(open_export.__name__, str(staging)) as process:
         failure = new_process.failure(process)
     if failure is not None:
         raise TrainingError(f"an export can't be loaded again, so no file is replaced: {failure}")
+    largest = max(1.0, *(float(np.abs(part).max()) for part in live["all"]))
+    mixed = model.dtype_policy.compute_dtype != "float32" or any(
+        getattr(layer, "compute_dtype", "float32") != "float32" for layer in model.layers
+    )
     differences = {}
     for name in formats:
-        with np.load(staging / f"{FORMATS[name]}.outputs.npz") as found:
-            differences[name] = max(float(np.abs(found[part] - live[part]).max()) for part in ("all", "one"))
-        largest = max(1.0, float(np.abs(live["all"]).max()))
-        mixed = model.dtype_policy.compute_dtype != "float32" or any(
-            getattr(layer, "compute_dtype", "float32") != "float32" for layer in model.layers
+        answers = [question["answer"] for question in _questions(export, name)]
+        differences[name] = max(
+            _difference(name, _flat(new_process.taken(staging, f"{answer}.{part}")), expected)
+            for answer in answers
+            for part, expected in live.items()
         )
         allowed = 0.0 if name in _EXACT else largest * _TOLERANCE["mixed" if mixed else "float32"]
         if not differences[name] <= allowed:
@@ -266,12 +292,26 @@ def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> d
     return differences
 
 
-def _parts(samples: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    return [("all", samples), ("one", samples[:1])]
+def _questions(export: Export, name: str) -> list[dict[str, Any]]:
+    """What the new process is asked about a format: the file, what it is run on, and the name of the answer."""
+    samples = "images" if export.pixels and name not in _EXACT else "samples"
+    found = [{"file": FORMATS[name], "samples": samples, "raw": False, "answer": f"{name}.{samples}"}]
+    if name == "saved_model" and export.preprocessing is not None:
+        found.append({"file": FORMATS[name], "samples": "raw", "raw": True, "answer": f"{name}.raw"})
+    return found
 
 
-def _raw(export: Export, name: str) -> bool:
-    return export.include_preprocessing and name not in _EXACT
+def _flat(outputs: Any) -> list[np.ndarray]:
+    """Outputs as arrays: the only one, or those of a dict in the order of their names."""
+    return [np.asarray(part) for part in tf.nest.flatten(outputs)]
+
+
+def _difference(name: str, found: list[np.ndarray], live: list[np.ndarray]) -> float:
+    if [part.shape for part in found] != [part.shape for part in live]:
+        raise TrainingError(
+            f"format {name}: it gives outputs of other shapes than the live model, so no file is replaced"
+        )
+    return max(float(np.abs(one - other).max()) for one, other in zip(found, live, strict=True))
 
 
 def read_exports_manifest(folder: pathlib.Path) -> dict[str, Any]:

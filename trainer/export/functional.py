@@ -30,8 +30,8 @@ def functional_twin(model: keras.Model, input_shape: Any = None) -> keras.Model:
     """The model itself if it is Functional or Sequential; otherwise a Functional model over the same layers and variables.
 
     Args:
-      input_shape: the shape of one sample, without the batch; a dict of shapes by name for several inputs. None means the
-        shape that the model was built with.
+      input_shape: the shape of one sample, without the batch, or its tf.TensorSpec; a dict of them by name for several
+        inputs. None means the shape that the model was built with.
 
     Raises NotRebuildable if `call` uses operations that Keras can't trace, or doesn't reach a weight: one that only
     training uses, or one that belongs to no layer.
@@ -83,12 +83,23 @@ def thawed(model: keras.Model) -> Iterator[None]:
 
 def _built_shape(model: keras.Model) -> Any:
     shapes = (model.get_build_config() or {}).get("input_shape")
-    if not isinstance(shapes, (tuple, list)) or not all(size is None or isinstance(size, int) for size in shapes):
+    if isinstance(shapes, Mapping) and all(map(_is_shape, shapes.values())):
+        return {name: tuple(shape[1:]) for name, shape in shapes.items()}
+    if not _is_shape(shapes):
         raise TrainingError(f"model {model.name!r} doesn't know the shape of its input; give input_shape")
     return tuple(shapes[1:])
 
 
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, (tuple, list)) and all(size is None or isinstance(size, int) for size in shape)
+
+
 def _inputs(shape: Any) -> Any:
     if isinstance(shape, Mapping):
-        return {name: keras.Input(part, name=name) for name, part in shape.items()}
-    return keras.Input(shape)
+        return {name: _input(part, name) for name, part in shape.items()}
+    return _input(shape, None)
+
+
+def _input(shape: Any, name: str | None) -> Any:
+    dtype = getattr(shape, "dtype", None)
+    return keras.Input(tuple(getattr(shape, "shape", shape)), dtype=dtype and dtype.name, name=name)

@@ -5,7 +5,6 @@ As a program, this module is the new process: `python -m loopwright.trainer.expo
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 from typing import Any
@@ -20,7 +19,7 @@ from loopwright.trainer.export import new_process
 from loopwright.trainer.export.functional import functional_twin
 from loopwright.trainer.export.h5_reader import load_h5
 
-_REQUEST, _ANSWER = "inputs.json", "answer.npz"
+_INPUTS, _ANSWER = "inputs", "answer.npz"
 #: What may differ, relative to the largest value: in float32, and where a layer computes in half precision.
 _BOUND, _BOUND_OF_HALF = 1e-5, 5e-2
 
@@ -35,12 +34,7 @@ def check_same_training(state: TrainState, path: pathlib.Path, inputs: Any, inpu
 
     Raises TrainingError if a new process can't load the file, or if the model in it computes anything else.
     """
-    names = sorted(inputs) if isinstance(inputs, dict) else None
-    leaves = [inputs[name] for name in names] if names else [inputs]
-    for number, leaf in enumerate(leaves):
-        tf.io.write_file(str(path.with_name(f"{number}.tensor")), tf.io.serialize_tensor(leaf))
-    request = {"names": names, "dtypes": [tf.as_dtype(leaf.dtype).name for leaf in leaves]}
-    path.with_name(_REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    new_process.give(path.parent, _INPUTS, inputs)
     with new_process.started(__name__, str(path.parent), path.name) as process:
         live = _step(functional_twin(state.model, input_shape), inputs)
         failure = new_process.failure(process)
@@ -98,12 +92,7 @@ def _pattern(outputs: tf.Tensor) -> tf.Tensor:
 
 
 def _answer(folder: pathlib.Path, name: str) -> None:
-    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
-    leaves = [
-        tf.io.parse_tensor(tf.io.read_file(str(folder / f"{number}.tensor")), dtype)
-        for number, dtype in enumerate(request["dtypes"])
-    ]
-    inputs = dict(zip(request["names"], leaves, strict=True)) if request["names"] else leaves[0]
+    inputs = new_process.taken(folder, _INPUTS)
     answer: dict[str, Any] = {**_step(load_h5(folder / name, trust=True).model, inputs)}
     np.savez(folder / _ANSWER, **answer)
 

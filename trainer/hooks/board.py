@@ -1,4 +1,4 @@
-"""Hooks that show more than numbers on TensorBoard: pictures, the accuracy of each class, histograms, and a profile."""
+"""Hooks that show more than numbers on TensorBoard: predictions, written texts, histograms, and a profile."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+from loopwright.trainer.core.feed import Feed
 from loopwright.trainer.core.hook import NEVER
 from loopwright.trainer.core.objective import Objective
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.observe.predictions import Predictions
-from loopwright.trainer.observe.tensorboard import TensorBoard, picture
+from loopwright.trainer.observe import prediction_files
+from loopwright.trainer.observe.generation import writer
+from loopwright.trainer.observe.tensorboard import TensorBoard
+from loopwright.trainer.observe.text_predictions import TextPredictions
 
-#: The most classes whose accuracy is shown one by one, and how many samples a picture shows.
-_CLASSES, _SAMPLES = 100, 8
+#: How many texts a language model writes, the most tokens of their prompts, and the tokens that it adds.
+_TEXTS, _PROMPT, _WRITTEN = 2, 64, 200
+TEMPERATURE = 0.8
 
 
 class Pictures:
     """A hook that predicts a split, keeps the predictions in a file, and shows them on TensorBoard.
 
-    It shows eight first samples and eight of the surest mistakes with their predicted and true names, the confusion matrix,
-    and the accuracy of each of up to 100 classes.
+    What it shows goes by the kind of the predictions. For classes these are eight first samples and eight of the surest
+    mistakes with their predicted and true names, the confusion matrix, and the scores of each of up to 100 classes.
 
     Args:
-      predict: as `predictor` gives it.
+      predict: as `predictor` gives it, or `gatherer`.
       tensorboard: the writer.
-      names: the names of the classes.
+      names: the names of the classes or labels; for `gatherer`, those of each head by its name.
       keep: the path of the `.npz` file.
     """
 
@@ -40,37 +43,66 @@ class Pictures:
 
     def __init__(
         self,
-        predict: Callable[[], Predictions],
+        predict: Callable[[], Any],
         tensorboard: TensorBoard,
-        names: Sequence[str],
+        names: Sequence[str] | Mapping[str, Sequence[str]],
         keep: str | os.PathLike[str],
     ) -> None:
-        self.predict, self.tensorboard, self.names, self.keep = predict, tensorboard, list(names), keep
+        self.predict, self.tensorboard, self.keep = predict, tensorboard, keep
+        self.names = names if isinstance(names, Mapping) else {"": names}
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        from loopwright.trainer.observe.predictions_on_board import summaries
+
         found = self.predict()
-        found.save(self.keep)
-        scalars = []
-        if found.num_classes <= _CLASSES:
-            named = zip(self.names, found.class_accuracy(), strict=True)
-            scalars = [scalar_pb(f"accuracy_of_class/{name}", share) for name, share in named]
-        self.tensorboard.write("eval", found.step, *scalars, *self._pictures(found))
+        heads = found if isinstance(found, Mapping) else {"": found}
+        prediction_files.save(self.keep, heads)
+        shown = [one for head, part in heads.items() for one in summaries(part, self.names[head], head)]
+        self.tensorboard.write("eval", int(state.step), *shown)
 
-    def _pictures(self, found: Predictions) -> list[Any]:
-        from loopwright.trainer.observe import pictures
 
-        drawn = [picture("confusion_matrix", pictures.confusion_png(found.confusion(), self.names))]
-        if found.inputs.ndim == 4 and found.inputs.shape[-1] in (1, 3):
-            for tag, places in (("samples/first", found.first), ("samples/surest_mistakes", found.mistakes)):
-                places = places[:_SAMPLES]
-                if len(places):
-                    rows = found.shown[places]
-                    names = (
-                        [self.names[k] for k in found.labels[rows]],
-                        [self.names[k] for k in found.predicted[rows]],
-                    )
-                    drawn.append(picture(tag, pictures.sheet_png(found.inputs[places], *names, found.confidence[rows])))
-        return drawn
+class Written:
+    """A hook that shows on TensorBoard, and keeps in a file, what a language model writes after the beginnings of samples.
+
+    Tokens are drawn with a fixed seed and a temperature of 0.8, so that texts of several steps differ by the weights alone.
+
+    Args:
+      feed: a finite feed of token ids `[B, T]`, whose first samples begin with the prompts.
+      keep: the path of the `.npz` file.
+      text: makes a text of token ids.
+      activated: whether the model gives probabilities.
+    """
+
+    reads_metrics = False
+    at_last = True
+
+    def __init__(
+        self,
+        state: TrainState,
+        feed: Feed,
+        tensorboard: TensorBoard,
+        keep: str | os.PathLike[str],
+        *,
+        text: Callable[[np.ndarray], str],
+        activated: bool,
+    ) -> None:
+        self.feed, self.tensorboard, self.keep, self.text = feed, tensorboard, keep, text
+        self.context = feed.element_spec["x"].shape[1]
+        self.write = writer(state, self.context, activated=activated, temperature=TEMPERATURE)
+
+    def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        from loopwright.trainer.observe.predictions_on_board import summaries
+
+        batch = next(iter(self.feed().take(1)))
+        prompts = batch["x"].numpy()[:_TEXTS, : min(_PROMPT, (self.context + 1) // 2)]
+        found = TextPredictions(
+            batch["index"].numpy()[:_TEXTS] if "index" in batch else np.arange(len(prompts)),
+            *(np.array([self.text(ids) for ids in rows], np.str_) for rows in (prompts, self.write(prompts, _WRITTEN))),
+            temperature=TEMPERATURE,
+            step=int(state.step),
+        )
+        prediction_files.save(self.keep, {"": found})
+        self.tensorboard.write("eval", found.step, *summaries(found, ()))
 
 
 class Histograms:

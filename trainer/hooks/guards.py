@@ -24,8 +24,8 @@ class AbortOnNonfinite:
         loss = metrics.get("loss")
         if loss is not None and not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss:g} up to step {int(state.step)}, which is not saved; lower learning_rate, check that all "
-                "labels are numbers of classes that the model has, or leave such updates out with skip_nonfinite=True"
+                f"the loss is {loss:g} up to step {int(state.step)}, which is not saved; lower learning_rate, check that "
+                "all labels are numbers of classes that the model has, or leave such updates out with skip_nonfinite=True"
             )
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from loopwright.trainer.base.errors import in_trace
 from loopwright.trainer.base.graph_writes import written_variables
 from loopwright.trainer.base.retrace import watched
-from loopwright.trainer.base.shapes import class_labels
+from loopwright.trainer.base.shapes import without_padding
 from loopwright.trainer.core.evaluation import put_back
 from loopwright.trainer.core.feed import Feed
 from loopwright.trainer.core.optimizers import averaged_weights
 from loopwright.trainer.core.state import TrainState
-from loopwright.trainer.observe.predictions import FIRST, MISTAKES, Predictions
+from loopwright.trainer.observe.predictions import Predictions
+from loopwright.trainer.observe.views import ClassView, View
 
 
 def predictor(state: TrainState, feed: Feed, *, from_logits: bool) -> Callable[[], Predictions]:
@@ -26,23 +25,29 @@ def predictor(state: TrainState, feed: Feed, *, from_logits: bool) -> Callable[[
 
     If the optimizer averages weights, the averages make the predictions.
     """
+    run = gatherer(state, feed, {"": ClassView(activated=not from_logits)})
+    return lambda: run()[""]
+
+
+def gatherer(state: TrainState, feed: Feed, views: Mapping[str, View]) -> Callable[[], dict[str, Any]]:
+    """A function that passes once over a finite feed of labeled samples, and returns what each view has gathered.
+
+    If the optimizer averages weights, the averages make the predictions. What the pass changes is put back, so it changes
+    no bit of a run.
+
+    Args:
+      views: by the name of the head. The name is empty where the model has a single output.
+    """
 
     def of_batch(batch: dict[str, Any]) -> tuple[Any, ...]:
-        outputs = tf.cast(state.model(batch["x"], training=False), tf.float32)
-        probabilities = tf.nn.softmax(outputs) if from_logits else outputs
-        if outputs.shape.rank != 2:
-            raise in_trace(
-                ValueError(
-                    f"the model gives {tuple(outputs.shape[1:])} for a sample; predictor() shows models that give a number "
-                    "for each class of a sample"
-                )
-            )
-        labels, _ = class_labels(tf.convert_to_tensor(batch["y"]), outputs.shape)
-        keep = batch["mask"] if "mask" in batch else tf.ones_like(labels, tf.bool)
-        inputs = tf.zeros_like(labels) if isinstance(batch["x"], dict) else batch["x"]
-        index = batch["index"] if "index" in batch else tf.zeros_like(labels)
-        parts = (index, labels, tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1), inputs)
-        return tf.shape(outputs)[-1], *(tf.boolean_mask(part, keep) for part in parts)
+        outputs = state.model(batch["x"], training=False)
+        found = {name: view.of_batch(*_without_padding(name, outputs, batch)) for name, view in views.items()}
+        shown = _shown_input(batch["x"])
+        rows = tf.zeros(_first(shown if shown is not None else outputs), tf.int64)
+        parts = (batch.get("index", rows), rows if shown is None else shown)
+        if "mask" in batch:
+            parts = tuple(tf.boolean_mask(part, batch["mask"]) for part in parts)
+        return *parts, found
 
     traced = tf.function(of_batch, input_signature=[feed.element_spec])
     call = watched(traced, "prediction")
@@ -51,32 +56,40 @@ def predictor(state: TrainState, feed: Feed, *, from_logits: bool) -> Callable[[
     def changed() -> list[tf.Variable]:
         return written_variables(traced.get_concrete_function())
 
-    def run() -> Predictions:
-        found: list[list[np.ndarray]] = []
-        first: dict[int, np.ndarray] = {}
-        surest: list[tuple[float, int, np.ndarray]] = []
+    def run() -> dict[str, Any]:
+        gathered = {name: view.begin() for name, view in views.items()}
         rows = 0
         with averaged_weights(state.model, state.optimizer), put_back(changed()):
             for batch in feed():
-                classes, *columns, inputs = (part.numpy() for part in call(batch))
-                _, labels, predicted, confidence = columns
-                first |= {rows + place: inputs[place] for place in range(min(len(labels), FIRST - rows))}
-                wrong = np.flatnonzero(labels != predicted)
-                surest += [(float(confidence[place]), rows + place, inputs[place]) for place in wrong.tolist()]
-                surest = heapq.nlargest(MISTAKES, surest, key=lambda mistake: (mistake[0], -mistake[1]))
-                found.append(columns)
-                rows += len(labels)
-        kept = dict(sorted((first | {row: pixels for _, row, pixels in surest}).items()))
-        index, labels, predicted, confidence = (np.concatenate(column) for column in zip(*found, strict=True))
-        return Predictions(
-            index if "index" in feed.element_spec else np.arange(rows),
-            labels,
-            predicted,
-            confidence,
-            shown=np.array(list(kept), np.int64),
-            inputs=np.stack(list(kept.values())),
-            num_classes=int(classes),
-            step=int(state.step),
-        )
+                index, inputs, found = tf.nest.map_structure(lambda part: part.numpy(), call(batch))
+                if "index" not in feed.element_spec:
+                    index = np.arange(rows, rows + len(index))
+                for name, one in gathered.items():
+                    one.add(index, inputs, found[name])
+                rows += len(index)
+        return {name: one.done(int(state.step)) for name, one in gathered.items()}
 
     return run
+
+
+def _without_padding(name: str, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The outputs float32, the targets and the weights of a head, or None for weights, without rows of padding."""
+    given = outputs[name] if name else outputs
+    cast = tf.cast(given, tf.float32)
+    if getattr(given, "_keras_mask", None) is not None:
+        cast._keras_mask = given._keras_mask
+    y, weight = (part[name] if isinstance(part, Mapping) else part for part in (batch["y"], batch.get("sample_weight")))
+    parts = (cast, tf.convert_to_tensor(y), weight)
+    return tuple(without_padding(part, batch["mask"]) for part in parts) if "mask" in batch else parts
+
+
+def _shown_input(x: Any) -> tf.Tensor | None:
+    """The input that is shown: the only one, or the first image of several."""
+    if not isinstance(x, Mapping):
+        return x if tf.is_tensor(x) else None
+    return next((part for part in x.values() if part.shape.rank == 4 and part.shape[-1] in (1, 3)), None)
+
+
+def _first(parts: Any) -> tf.Tensor:
+    """The number of rows, as a shape."""
+    return tf.shape(tf.nest.flatten(parts)[0])[:1]

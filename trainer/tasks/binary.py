@@ -20,6 +20,7 @@ class Binary(KerasTask):
     metrics: tuple[str, ...] = ("binary_accuracy", "auc")
     monitor: str = "binary_accuracy:max"
     activation: str = "sigmoid"
+    board: str = "loopwright.trainer.tasks.boards:classes"
 
     def output_shape(self, target: Target) -> tuple[int, ...]:
         return (1,)

@@ -18,6 +18,7 @@ class LanguageModel(Classification):
     name: str = "language_model"
     kinds: tuple[str, ...] = ("tokens",)
     monitor: str = "loss:min"
+    board: str = "loopwright.trainer.tasks.boards:language"
 
     def rows(self, outputs: np.ndarray, target: Target, top: int) -> list[dict[str, Any]]:
         """The likeliest tokens after each text."""

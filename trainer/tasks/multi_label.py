@@ -20,6 +20,7 @@ class MultiLabel(KerasTask):
     metrics: tuple[str, ...] = ("binary_accuracy", "f1_score:average=macro:threshold=0.5")
     monitor: str = "f1_score:max"
     activation: str = "sigmoid"
+    board: str = "loopwright.trainer.tasks.boards:labels"
 
     def rows(self, outputs: np.ndarray, target: Target, top: int) -> list[dict[str, Any]]:
         """The labels that hold, likeliest first, and the probability of each label."""

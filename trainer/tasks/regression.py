@@ -19,6 +19,7 @@ class Regression(KerasTask):
     loss: str = "mean_squared_error"
     metrics: tuple[str, ...] = ("root_mean_squared_error", "mean_absolute_error")
     monitor: str = "root_mean_squared_error:min"
+    board: str = "loopwright.trainer.tasks.boards:numbers"
 
     def rows(self, outputs: np.ndarray, target: Target, top: int) -> list[dict[str, Any]]:
         """The number, or the numbers as nested lists."""

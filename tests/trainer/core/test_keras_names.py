@@ -32,8 +32,11 @@ JOBS: dict[str, tuple[str, Any, int]] = {
 LOSSES = [keras_names.spelled("loss", name) for name in keras_names.keras_classes("loss")]
 METRICS = [keras_names.spelled("metrics", name) for name in keras_names.keras_classes("metrics")]
 OPTIMIZERS = [keras_names.spelled("optimizer", name) for name in keras_names.keras_classes("optimizer")]
-#: Arguments that a metric must be given.
+#: Arguments that a metric must be given here.
 NEEDED = {
+    "sparse_top_k_categorical_accuracy": ":k=2",
+    "top_k_categorical_accuracy": ":k=2",
+    "top_5": ":k=2",
     "iou": ":target_class_ids=0,2",
     "one_hot_iou": ":target_class_ids=0,2",
     "precision_at_recall": ":recall=0.5",

@@ -295,7 +295,7 @@ def test_copies_of_a_state_begin_without_traces_and_few_are_kept() -> None:
 
 GROWTH = """
 import gc, sys
-import keras, numpy as np
+import keras, numpy as np, tensorflow as tf
 from loopwright import data, models, trainer
 
 def resident():
@@ -305,6 +305,8 @@ def resident():
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 256, (70, 8, 8, 1), np.uint8), rng.integers(0, 3, 70)
 feed, held_out = (data.array_feed(x, y, batch_size=16, shuffle=shuffle) for shuffle in (True, False))
+if sys.argv[1] == "xla":
+    feed = tf.data.Dataset.from_tensor_slices((x / np.float32(255), y)).batch(16, drop_remainder=True).repeat()
 state = trainer.TrainState.create(models.create("mlp", (8, 8, 1), 3), keras.optimizers.Adam())
 objective = trainer.classification(from_logits=True)
 for call in range(60):
