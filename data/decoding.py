@@ -117,7 +117,9 @@ class Decoder:
                 problem = f"the label {key!r} is not 0 or 1 for each of its {len(target.names)} labels"
                 tf.debugging.Assert(tf.reduce_all((tensor == 0) | (tensor == 1)), [problem])
             elif tensor.dtype.is_floating and (target is not None or key == self.keys.weight or self._form != TABLE):
-                tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(tensor)), [f"{key!r} holds NaN or infinity"])
+                tf.debugging.Assert(
+                    tf.reduce_all(tf.math.is_finite(tensor)), [f"the feature {key!r} holds NaN or infinity"]
+                )
 
     def _decode_one(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
         sample = self._wanted.deserialize_example(record)

@@ -94,11 +94,16 @@ class Source(Protocol):
       left_out: what is wrong with each row or file that is left out.
     """
 
-    features: tfds.features.FeaturesDict
-    supervised_keys: Any
-    sizes: dict[str, int]
-    remarks: list[str]
-    left_out: list[str]
+    @property
+    def features(self) -> tfds.features.FeaturesDict: ...
+    @property
+    def supervised_keys(self) -> Any: ...
+    @property
+    def sizes(self) -> dict[str, int]: ...
+    @property
+    def remarks(self) -> list[str]: ...
+    @property
+    def left_out(self) -> list[str]: ...
 
     def records(self, split: str) -> Iterator[tuple[int, bytes]]:
         """For each sample a key, which no other one of the split has, and its record."""
@@ -144,20 +149,39 @@ def open_files(
     stamps = _stamps(dataset, files)
     digest = _content(dataset, files, wanted)
     name = builder_name(dataset, digest)
+    source: Source
     try:
-        builder = tfds.builder(f"{name}:{file_names.VERSION}", data_dir=data_dir, try_gcs=False)
-        facts = builder.info.metadata
-        if facts["content"] != digest:
-            raise DataError(f"{builder.data_path} holds the data of other files; remove it, or choose another data_dir")
-        remarks, left_out = facts["remarks"], facts["left_out"]
-        refuse_bad(dataset, left_out, max_bad_records)
+        source = _Prepared.of(tfds.builder(f"{name}:{file_names.VERSION}", data_dir=data_dir, try_gcs=False), digest)
     except tfds.core.DatasetNotFoundError:
         source = module.survey(dataset, files, wanted)
-        remarks, left_out = source.remarks, source.left_out
-        builder = FileBuilder(name, source, digest, lambda: _stamps(dataset, files) == stamps, data_dir, progress)
-    for line in [*remarks, *(f"left out: {reason}" for reason in left_out)] if say else ():
+    refuse_bad(dataset, source.left_out, max_bad_records)
+    for line in [*source.remarks, *(f"left out: {reason}" for reason in source.left_out)] if say else ():
         say(f"{dataset}: {line}")  # type: ignore[misc]
-    return builder
+    return FileBuilder(name, source, digest, lambda: _stamps(dataset, files) == stamps, data_dir, progress)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What is known of files that are prepared already (a `Source` without records)."""
+
+    features: tfds.features.FeaturesDict
+    supervised_keys: Any
+    sizes: dict[str, int]
+    remarks: list[str]
+    left_out: list[str]
+
+    @classmethod
+    def of(cls, builder: tfds.core.DatasetBuilder, content: str) -> _Prepared:
+        info, facts = builder.info, builder.info.metadata
+        if facts["content"] != content:
+            raise DataError(f"{builder.data_path} holds the data of other files; remove it, or choose another data_dir")
+        features = tfds.features.FeaturesDict(dict(sorted(info.features.items())))  # TFDS reads them in any order.
+        sizes = {split: found.num_examples for split, found in info.splits.items()}
+        return cls(features, info.supervised_keys, sizes, facts["remarks"], facts["left_out"])
+
+    def records(self, split: str) -> Iterator[tuple[int, bytes]]:
+        """TFDS never asks for them, because they are prepared."""
+        return iter(())
 
 
 class FileBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

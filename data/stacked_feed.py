@@ -82,7 +82,8 @@ class StackedFeed:
         """The steps at which stacks begin, from `start_step` on."""
         stop = self.feed.end
         starts = tf.data.Dataset.counter() if stop is None else tf.data.Dataset.range(max(stop - start_step, 0))
-        starts = starts.scan(tf.constant(start_step, tf.int64), lambda step, _: (step + self.length_tensor(step), step))
+        follow = no_autograph(lambda step, _: (step + self.length_tensor(step), step))
+        starts = starts.scan(tf.constant(start_step, tf.int64), follow)
         return starts if stop is None else starts.take_while(no_autograph(lambda step: step < stop))
 
 

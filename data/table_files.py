@@ -157,7 +157,7 @@ class Table:
     def features(self) -> tfds.features.FeaturesDict:
         """A number is a float32 Scalar, NaN where it is missing. The `doc` of a Text is `category` or `text`."""
         features = {column.name: self._feature(place) for place, column in self._kept.items()}
-        return tfds.features.FeaturesDict(dict(sorted(features.items())))  # As TFDS has them when it reads them again.
+        return tfds.features.FeaturesDict(dict(sorted(features.items())))
 
     def _feature(self, place: int) -> Any:
         column = self.columns[place]

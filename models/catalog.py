@@ -124,7 +124,6 @@ def create(
     facts: Mapping[str, Any] | None = None,
     input_kind: str | None = None,
     output_shape: Any = None,
-    dtype: Any = None,
     check: bool = True,
 ) -> keras.Model:
     """A built model for samples of `input_shape` (without the batch), whose layers have the dtype policy `precision`.
@@ -139,7 +138,6 @@ def create(
       input_kind: one of `KINDS`. A model of the table that doesn't take it is refused.
       output_shape: of the outputs for a sample; a dict by name for several targets. None means `(num_classes,)`. It is one
         of the facts.
-      dtype: of a sample; a dict by name for several inputs. None means int32 for `tokens` and float32 otherwise.
       check: whether `check_fits` builds and checks the model. The caller does it otherwise.
 
     Raises ModelError for an unknown name, for a function that can't be imported or doesn't return a Keras model, and
@@ -163,8 +161,8 @@ def create(
         if not isinstance(model, keras.Model):
             raise ModelError(f"model={name!r}: returned a {type(model).__name__}, not a keras.Model")
         if check:
-            dtype = dtype or dtype_of(input_kind)
-            check_fits(f"model={name!r}", model, input_shape, num_classes, output_shape=output_shape, dtype=dtype)
+            of_target = {"output_shape": output_shape, "dtype": dtype_of(input_kind)}
+            check_fits(f"model={name!r}", model, input_shape, num_classes, **of_target)
     return model
 
 

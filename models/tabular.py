@@ -1,4 +1,4 @@
-"""A residual perceptron for tables (Gorishniy et al. 2021, section 3.2): 3 blocks of 256 units."""
+"""A residual perceptron for tables (Gorishniy et al. 2021, "Revisiting deep learning models for tabular data")."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tabular(input_shape: Any, num_classes: Any, *, target_mean: Any = None, targ
         y = layers.Dropout(DROPOUT)(y)
         y = layers.Dense(WIDTH)(y)
         x = layers.Add()([x, y])
-    x = layers.LayerNormalization()(x)
+    x = layers.ReLU()(layers.LayerNormalization()(x))
     return keras.Model(inputs, head(x, num_classes, target_mean, target_std), name="tabular")
 
 

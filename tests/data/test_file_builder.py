@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from loopwright.data import file_names
 from loopwright.data.errors import DataError
-from loopwright.data.file_builder import FileBuilder, divide, held_out, open_files
+from loopwright.data.file_builder import divide, held_out, open_files
 from loopwright.data.file_records import serializer
 from loopwright.data.prepare import ensure_prepared
 
@@ -41,7 +41,7 @@ def test_content_makes_the_name_and_the_place_does_not(tmp_path: pathlib.Path) -
     first, second = write(tmp_path / "a" / "my table.csv"), write(tmp_path / "b" / "my table.csv")
     one, other = prepared(first, tmp_path / "data"), open_files(second, str(tmp_path / "data"))
     assert one.info.full_name == other.info.full_name
-    assert isinstance(one, FileBuilder) and not isinstance(other, FileBuilder)  # The other one was prepared already.
+    assert other.is_prepared()
     assert one.name.startswith("csv_my_table_") and len(one.name) == len("csv_my_table_") + 8
     renamed = open_files(write(tmp_path / "c" / "other.csv"), str(tmp_path / "data"))
     assert renamed.info.full_name != one.info.full_name
@@ -70,6 +70,7 @@ def test_reopened_builder_knows_the_same(tmp_path: pathlib.Path) -> None:
     other = open_files(name, str(tmp_path / "data"), say=lines[1].append)
     assert lines[0] == lines[1] and len(lines[0]) == 2
     assert one.info.features.to_json() == other.info.features.to_json()
+    assert [*one.info.features] == [*other.info.features] == ["i", "label", "x"]
     assert (one.info.supervised_keys, order(one)) == (other.info.supervised_keys, order(other))
 
 

@@ -1,5 +1,6 @@
 """Feeds over datasets from files: every kind of feed gives the same samples, at any step, wherever the files lie."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from loopwright import data
+from loopwright.data import file_names
 from loopwright.data.errors import DataError
 
 
@@ -70,6 +72,18 @@ def test_fingerprint_is_that_of_the_content(tmp_path: pathlib.Path, write: Any) 
         for place, folder, feed in (("one", "a", "memory"), ("one", "a", "memory"), ("two", "b", "streaming"))
     ]
     assert len({*prints}) == 1
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_renamed_files_have_the_fingerprint_of_their_first_name(tmp_path: pathlib.Path, write: Any) -> None:
+    first = write(tmp_path / "files")
+    there = data.load(first, data_dir=str(tmp_path / "data"))
+    kind, path = file_names.split_name(first)
+    moved = pathlib.Path(path).rename(tmp_path / f"other{pathlib.Path(path).suffix}")
+    here = data.load(f"{kind}{moved}", data_dir=str(tmp_path / "data"))
+    assert here.fingerprint != there.fingerprint
+    known = dataclasses.replace(here, full_name=file_names.moved_name(first, here.full_name))
+    assert known.fingerprint == there.fingerprint
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -191,7 +191,7 @@ def test_padding_of_labels_weighs_nothing(load: Callable[..., Any]) -> None:
 def test_bad_samples_are_named_or_left_out_of_what_is_learned(every_kind: str, inputs: str) -> None:
     """Every eighth age is missing, and a label must be there."""
     options: dict[str, Any] = {"data_dir": every_kind, "input_key": inputs, "label_key": "age"}
-    with pytest.raises(DataError, match=r"every_kind, split 'train': sample \d+ is bad: .*'age' holds NaN"):
+    with pytest.raises(DataError, match=r"every_kind, split 'train': sample \d+ is bad: .*the feature 'age' holds NaN"):
         data.load("every_kind", **options)
     said: list[str] = []
     dataset = data.load("every_kind", max_bad_records=8, say=said.append, **options)

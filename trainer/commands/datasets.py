@@ -93,13 +93,14 @@ def _facts(dataset: Any) -> dict[str, Any]:
         facts["splits"] = dict(dataset.split_sizes)
     facts["input"] = getattr(dataset, "input_key", None)
     facts["input_shape"] = dataset.input_shape
+    facts["learns"] = {name: target.kind for name, target in dataset.targets.items()}
     facts["classes"] = list(dataset.class_names)
     facts["read_as"] = {}
     facts["class_balance"] = {}
     for split in (dataset.train_split, dataset.eval_split):
         facts["read_as"][split] = dataset.kind(split)
         if dataset.class_names and isinstance(dataset, data.Dataset):
-            counts = np.bincount(dataset.labels(split), minlength=dataset.num_classes)
+            counts = np.bincount(np.ravel(dataset.labels(split)), minlength=dataset.num_classes)
             facts["class_balance"][split] = dict(zip(dataset.class_names, counts.tolist(), strict=True))
     return facts
 
@@ -190,6 +191,8 @@ def _print(facts: dict[str, Any]) -> None:
         console.print(table)
         splits = ", ".join(f"{name} {size:,}" for name, size in facts["splits"].items())
         console.print(f"splits       {splits}", markup=False)
+    for label, kind in facts["learns"].items():
+        console.print(f"learns       {label}: {kind}", markup=False)
     for split, kind in facts["read_as"].items():
         console.print(f"read as      {split}: {kind}", markup=False)
     if facts["class_balance"]:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from loopwright.trainer.base.json_lines import finite
 
 if TYPE_CHECKING:
@@ -147,8 +149,10 @@ def _cells(row: Found) -> dict[str, str]:
             cells |= {f"probability_{label}": f"{chance:.6g}" for label, chance in entry["probabilities"].items()}
         else:
             value = next(iter(entry.values())) if len(entry) == 1 else entry
-            plain = isinstance(value, (str, int, float))
-            cells[predicted] = str(value) if plain else json.dumps(_finite(value), ensure_ascii=False)
+            if isinstance(value, (int, float)):
+                cells[predicted] = str(np.float32(value))  # the shortest text of the number that the model gave
+            else:
+                cells[predicted] = value if isinstance(value, str) else json.dumps(_finite(value), ensure_ascii=False)
     return cells
 
 

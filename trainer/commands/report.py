@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
 import importlib.util
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +17,10 @@ from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.monitor import Monitor
 from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.base.run_folder import RunFolder
-from loopwright.trainer.commands import workdir
+from loopwright.trainer.commands import report_predictions, workdir
+from loopwright.trainer.commands.report_predictions import number
 from loopwright.trainer.commands.train.summary import duration, quote
+from loopwright.trainer.observe import prediction_files
 
 USAGE = "usage: loopwright report --workdir=DIR[,DIR…] [--flags]"
 HELP = (
@@ -29,7 +29,9 @@ HELP = (
     "with their differences. The page needs no network, holds no script, and can be printed."
 )
 TEMPLATE = "report.html.jinja"
-_MOST_CLASSES, _MOST_LAYERS = 100, 400
+_MOST_LAYERS, _MOST_TILES = 400, 4
+#: What a record says beside metrics.
+_NOT_METRICS = {"step", "epoch", "split", "wall_time"}
 #: Metrics whose charts come last, in this order.
 _LAST_CHARTS = ("learning_rate", "loss_scale", "skipped_steps", "examples_per_second")
 
@@ -45,7 +47,7 @@ class Run:
     summary: dict[str, Any]
     goodput: dict[str, Any]
     exports: dict[str, Any]
-    predictions: Any
+    predictions: dict[str, Any]
     name: str
 
     def split(self, split: str) -> list[dict[str, Any]]:
@@ -58,8 +60,16 @@ class Run:
 
     @property
     def monitor(self) -> Monitor:
-        """The metric that decides what is best."""
-        return Monitor.of(self.config.run.monitor)
+        """The metric that decides what is best. A run that doesn't say so is one of a classifier, or goes by the loss."""
+        evals = self.split("eval")
+        usual = "accuracy:max" if evals and "accuracy" in evals[-1] else "loss:min"
+        return Monitor.of(self.config.run.monitor or usual)
+
+    def metrics(self) -> list[str]:
+        """The names of all metrics that were logged: the monitored one and the loss, the others, and what training logs."""
+        found = {name for record in self.records for name in record} - _NOT_METRICS
+        ordered = [self.monitor.name, "loss", *sorted(found - set(_LAST_CHARTS)), *_LAST_CHARTS]
+        return [name for name in dict.fromkeys(ordered) if name in found]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -89,7 +99,6 @@ def read_run(folder: pathlib.Path) -> Run:
     if config is None:
         raise flags.UsageError(f"--workdir={folder}: holds no run ({RunFolder.at(folder).flags} is missing)")
     from loopwright.trainer.observe.goodput import total
-    from loopwright.trainer.observe.predictions import Predictions
 
     try:
         files = RunFolder.at(folder)
@@ -101,7 +110,7 @@ def read_run(folder: pathlib.Path) -> Run:
             summary=_json(files.summary),
             goodput=total(_json(files.goodput).get("processes", [])),
             exports=_json(files.exports / MANIFEST),
-            predictions=Predictions.load(files.predictions) if files.predictions.exists() else None,
+            predictions=prediction_files.load(files.predictions) if files.predictions.exists() else {},
             name=folder.resolve().name,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -126,8 +135,10 @@ def page(runs: Sequence[Run]) -> str:
     """The HTML of the page."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(pathlib.Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8"))
+    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
+        TEMPLATE
+    )
     return template.render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         runs=[_about(run) for run in runs],
@@ -173,14 +184,13 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     """The headline: pairs of a word and a number."""
     tiles = []
     evals, train, best = run.split("eval"), run.split("train"), run.best()
-    for name in ("accuracy", "loss"):
-        if evals and evals[-1].get(name) is not None:
-            tiles.append((f"{name}, evaluated", f"{evals[-1][name]:.4f}"))
+    known = [name for name in run.metrics() if evals and evals[-1].get(name) is not None]
+    tiles += [(f"{in_words(name)}, evaluated", number(evals[-1][name])) for name in known[:_MOST_TILES]]
     if best is not None:
-        tiles.append((f"best {run.monitor.name}, step {best['step']:,}", f"{best[run.monitor.name]:.4f}"))
+        tiles.append((f"best {in_words(run.monitor.name)}, step {best['step']:,}", number(best[run.monitor.name])))
     if train:
         tiles.append(("steps", f"{train[-1]['step']:,}"))
-        tiles.append(("epochs", f"{train[-1]['epoch']:g}"))
+        tiles.append(("epochs", f"{round(train[-1]['epoch'], 2):g}"))
     if run.facts.get("parameters"):
         tiles.append(("parameters", f"{run.facts['parameters']:,}"))
     if run.summary.get("examples_per_second"):
@@ -191,8 +201,10 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
 
 
 def _data(run: Run) -> list[tuple[str, str]]:
-    data, facts = run.config.data, run.facts
+    data, model, facts = run.config.data, run.config.model, run.facts
     rows = [("dataset", data.dataset), ("trained on", data.train_split)]
+    told = {"task": model.task, "label": data.label_key, "loss": model.loss, "metrics": model.metrics}
+    rows += [(name, value.replace(",", ", ")) for name, value in told.items() if value]
     if "examples" in facts:
         rows += [(f"samples of {split}", f"{count:,}") for split, count in facts["examples"].items()]
     if facts.get("class_names"):
@@ -201,47 +213,17 @@ def _data(run: Run) -> list[tuple[str, str]]:
     optimization = run.config.optimization
     rows.append(("batch size", str(data.batch_size)))
     rows.append(("augmentation", data.augment or "none"))
-    rate = f"{optimization.optimizer}, learning rate {optimization.learning_rate:g}, {optimization.schedule}"
-    return [*rows, ("optimizer", rate), ("precision", run.config.model.precision), ("seed", str(run.config.run.seed))]
+    rate = f"{optimization.optimizer}, learning rate {optimization.learning_rate}, {optimization.schedule}"
+    return [*rows, ("optimizer", rate), ("precision", model.precision), ("seed", str(run.config.run.seed))]
 
 
-def _predictions(run: Run) -> dict[str, Any] | None:
-    found = run.predictions
-    if found is None or importlib.util.find_spec("PIL") is None:
-        return None
-    from loopwright.trainer.observe import pictures
-    from loopwright.trainer.observe.charts import calibration_chart
-
-    names = run.facts.get("class_names") or [str(k) for k in range(found.num_classes)]
-    confusion = found.confusion()
-    classes = []
-    for k, share in enumerate(found.class_accuracy()[:_MOST_CLASSES]):
-        others = [count if other != k else 0 for other, count in enumerate(confusion[k])]
-        worst = max(range(len(others)), key=others.__getitem__)
-        taken = f"{names[worst]} ({others[worst]})" if others[worst] else ""
-        right = "" if math.isnan(share) else f"{share:.1%}"
-        classes.append((names[k], int(confusion[k].sum()), right, taken))
-    mistakes = []
-    if found.inputs.ndim == 4 and found.inputs.shape[-1] in (1, 3):
-        for place in found.mistakes:
-            row = found.shown[place]
-            told = {"says": names[found.predicted[row]], "is": names[found.labels[row]]}
-            shown = {"picture": _data_uri(pictures.image_png(found.inputs[place], 84)), "index": int(found.index[row])}
-            mistakes.append(told | shown | {"confidence": f"{found.confidence[row]:.0%}"})
-    return {
-        "step": found.step,
-        "samples": len(found.labels),
-        "confusion": _data_uri(pictures.confusion_png(confusion, names, cell=44)),
-        "classes": classes,
-        "mistakes": mistakes,
-        "wrong": int((found.labels != found.predicted).sum()),
-        "calibration": calibration_chart(*(part.tolist() for part in found.calibration())),
-        "calibration_error": found.calibration_error(),
-    }
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _predictions(run: Run) -> list[report_predictions.Section]:
+    """The sections about the newest predictions, one for each head."""
+    if importlib.util.find_spec("PIL") is None:
+        return []
+    class_names = run.facts.get("class_names") or []
+    names = class_names if len(run.predictions) == 1 else []
+    return [report_predictions.section(found, names, head) for head, found in run.predictions.items()]
 
 
 def _exports(run: Run) -> list[tuple[str, str, str]]:
@@ -266,12 +248,10 @@ def _charts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """A title and an SVG for each metric, with solid lines for evaluation and broken lines for training."""
     from loopwright.trainer.observe.charts import Line, line_chart
 
-    hidden = {"step", "epoch", "split", "wall_time"}
-    found = {name for run in runs for record in run.records for name in record} - hidden
-    first = [name for name in ("loss", "accuracy") if name in found]
+    found = dict.fromkeys(name for run in runs for name in run.metrics())
     last = [name for name in _LAST_CHARTS if name in found]
     charts = []
-    for name in [*first, *sorted(found - set(first) - set(last)), *last]:
+    for name in [*(name for name in found if name not in last), *last]:
         lines = []
         for place, run in enumerate(runs):
             for split in ("train", "eval"):
@@ -284,8 +264,13 @@ def _charts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         if lines:
             if name in _LAST_CHARTS:
                 lines = [line._replace(faint=False) for line in lines]
-            charts.append((name.replace("_", " "), line_chart(lines)))
+            charts.append((in_words(name), line_chart(lines)))
     return charts
+
+
+def in_words(name: str) -> str:
+    """The name of a metric as the page shows it."""
+    return name.replace("_", " ")
 
 
 def _flag_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

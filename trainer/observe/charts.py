@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from loopwright.trainer.observe.axes import short
 
 #: The colors that matplotlib draws with. CSS variables take their place afterwards.
 _INK, _LINE = "#010203", "#040506"
@@ -51,7 +54,7 @@ class Line(NamedTuple):
     faint: bool = False
 
 
-def line_chart(lines: Sequence[Line], *, x_label: str = "step", logarithmic: bool = False) -> str:
+def line_chart(lines: Sequence[Line], *, x_label: str = "step", y_label: str = "", logarithmic: bool = False) -> str:
     """An SVG of curves over a shared axis."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
@@ -63,7 +66,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str = "step", logarithmic: boo
             drawn += axes.plot(line.x, line.y, color=colour, marker=marker, markersize=4, **style)
         if logarithmic:
             axes.set_yscale("log")
-        axes.set_xlabel(x_label)
+        axes.set(xlabel=x_label, ylabel=y_label)
         if len(lines) > 1:
             axes.legend(drawn, [line.name for line in lines], loc="best", fontsize=8)
         return _svg(figure)
@@ -79,6 +82,36 @@ def calibration_chart(confidence: Sequence[float], accuracy: Sequence[float], co
         axes.scatter(confidence, accuracy, s=sizes, color=_SERIES[0], zorder=3)
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy")
         return _svg(figure)
+
+
+def scatter_chart(true: Sequence[float], predicted: Sequence[float]) -> str:
+    """An SVG of predicted over true numbers, with the diagonal on which they are equal."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        axes.scatter(true, predicted, s=6, color=_SERIES[0], alpha=0.35, linewidths=0)
+        ends = [min(true, default=0), max(true, default=1)]
+        axes.plot(ends, ends, color=_SERIES[1], lw=1, ls=(0, (4, 3)))
+        axes.set(xlabel="true", ylabel="predicted")
+        _few_ticks(axes.xaxis, axes.yaxis)
+        return _svg(figure)
+
+
+def histogram_chart(values: Sequence[float], *, x_label: str, bins: int = 41) -> str:
+    """An SVG of how many values lie in each of equal intervals, with a line at zero."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        axes.hist(values, bins=bins, color=_SERIES[0], rwidth=0.85)
+        axes.axvline(0, color=_SERIES[1], lw=1, ls=(0, (4, 3)))
+        axes.set(xlabel=x_label, ylabel="samples")
+        _few_ticks(axes.xaxis)
+        return _svg(figure)
+
+
+def _few_ticks(*axes: Any) -> None:
+    """Gives axes few enough labels, and short ones, so that large numbers don't overlap."""
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_formatter(FuncFormatter(lambda value, place: short(value)))
 
 
 def _figure() -> tuple[Figure, Any]:

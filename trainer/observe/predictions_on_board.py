@@ -183,7 +183,7 @@ def _plain(text: str) -> str:
     """A text that Markdown shows as it is, in one line and cut to a length."""
     text = " ".join(text[: _CHARACTERS + 1].split())
     cut = text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…"
-    return "".join(f"&#{ord(letter)};" if letter in "\\`*_{}[]()#+-.!|~^" else html.escape(letter) for letter in cut)
+    return "".join(f"&#{ord(letter)};" if letter in "\\`*_[]#|~^" else html.escape(letter) for letter in cut)
 
 
 _SHOWS: dict[type, Callable[[Any, list[str], str], list[Any]]] = {

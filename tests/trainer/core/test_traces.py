@@ -305,8 +305,6 @@ def resident():
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 256, (70, 8, 8, 1), np.uint8), rng.integers(0, 3, 70)
 feed, held_out = (data.array_feed(x, y, batch_size=16, shuffle=shuffle) for shuffle in (True, False))
-if sys.argv[1] == "xla":
-    feed = tf.data.Dataset.from_tensor_slices((x / np.float32(255), y)).batch(16, drop_remainder=True).repeat()
 state = trainer.TrainState.create(models.create("mlp", (8, 8, 1), 3), keras.optimizers.Adam())
 objective = trainer.classification(from_logits=True)
 for call in range(60):
