@@ -22,10 +22,8 @@ from tensorflow_datasets.core import writer as tfds_writer
 from loopwright.data import file_names
 from loopwright.data.errors import DataError, first_line
 from loopwright.data.file_names import CSV, NPZ, TEXT, builder_name, split_name
+from loopwright.data.options import Options, Progress
 from loopwright.data.paths import local_path
-
-#: Called as `progress(what, done, total)`.
-Progress = Callable[[str, int, int], None]
 
 #: Names of splits that files and folders may have, and the name that each gets.
 SPLITS = {
@@ -126,9 +124,7 @@ def open_files(
     input_key: str | None = None,
     label_key: str | None = None,
     task: str = "auto",
-    max_bad_records: int = 0,
-    say: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    options: Options = Options(),  # noqa: B008
 ) -> tfds.core.DatasetBuilder:
     """The builder of `csv:PATH`, `npz:PATH` or `text:FOLDER`. It isn't prepared yet, unless it was before.
 
@@ -142,10 +138,10 @@ def open_files(
     files = module.find(dataset, local_path("dataset", path))
     meant = next((meant for meant, tasks in _TASKS.items() if task in tasks), "auto")
     wanted = Wanted(
-        _names(columns), _names(input_key) if kind == NPZ else (), _names(label_key), meant, max_bad_records
+        _names(columns), _names(input_key) if kind == NPZ else (), _names(label_key), meant, options.max_bad_records
     )
-    if columns is not None and kind != CSV and say:
-        say(f"{dataset} doesn't use columns")
+    if columns is not None and kind != CSV and options.say:
+        options.say(f"{dataset} doesn't use columns")
     stamps = _stamps(dataset, files)
     digest = _content(dataset, files, wanted)
     name = builder_name(dataset, digest)
@@ -154,10 +150,10 @@ def open_files(
         source = _Prepared.of(tfds.builder(f"{name}:{file_names.VERSION}", data_dir=data_dir, try_gcs=False), digest)
     except tfds.core.DatasetNotFoundError:
         source = module.survey(dataset, files, wanted)
-    refuse_bad(dataset, source.left_out, max_bad_records)
-    for line in [*source.remarks, *(f"left out: {reason}" for reason in source.left_out)] if say else ():
-        say(f"{dataset}: {line}")  # type: ignore[misc]
-    return FileBuilder(name, source, digest, lambda: _stamps(dataset, files) == stamps, data_dir, progress)
+    refuse_bad(dataset, source.left_out, options.max_bad_records)
+    for line in [*source.remarks, *(f"left out: {reason}" for reason in source.left_out)] if options.say else ():
+        options.say(f"{dataset}: {line}")  # type: ignore[misc]
+    return FileBuilder(name, source, digest, lambda: _stamps(dataset, files) == stamps, data_dir, options.progress)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -118,9 +118,7 @@ def _load(
             input_key=wanted.input_key,
             label_key=wanted.label_key,
             task=wanted.task,
-            max_bad_records=options.max_bad_records,
-            say=options.say,
-            progress=options.progress,
+            options=options,
         )
     else:
         builder = find_builder(name, data_dir)

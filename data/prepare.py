@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import io
 import pathlib
 import socket
 import urllib.parse
@@ -42,8 +44,10 @@ def ensure_prepared(
         raise NotPrepared(_ways_out(builder, f"{urllib.parse.urlsplit(urls[0]).hostname} can't be reached"))
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     tfds.disable_progress_bar()
+    said = contextlib.nullcontext() if urls else contextlib.redirect_stdout(io.StringIO())  # "Downloading" isn't true
     try:
-        builder.download_and_prepare(download_config=config, file_format=file_format)
+        with said:
+            builder.download_and_prepare(download_config=config, file_format=file_format)
     except ImportError as error:
         raise NotPrepared(f"{builder.info.full_name} can't be prepared: {first_line(error)}") from error
     except (OSError, AssertionError, tfds.download.DownloadError, NonMatchingChecksumError) as error:

@@ -135,7 +135,8 @@ def create(
       num_classes: the numbers in the last axis of the outputs; a dict by name for several targets.
       precision: `float32`, `mixed_bfloat16` or `mixed_float16`. The global policy doesn't change.
       facts: more about the data by name, such as `vocabulary_size`. The function gets those that it names as parameters.
-      input_kind: one of `KINDS`. A model of the table that doesn't take it is refused.
+      input_kind: one of `KINDS`. A model of the table that doesn't take it is refused. Samples are int32 for `tokens`, and
+        float32 otherwise.
       output_shape: of the outputs for a sample; a dict by name for several targets. None means `(num_classes,)`. It is one
         of the facts.
       check: whether `check_fits` builds and checks the model. The caller does it otherwise.

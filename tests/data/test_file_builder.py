@@ -16,6 +16,7 @@ from loopwright.data import file_names
 from loopwright.data.errors import DataError
 from loopwright.data.file_builder import divide, held_out, open_files
 from loopwright.data.file_records import serializer
+from loopwright.data.options import Options
 from loopwright.data.prepare import ensure_prepared
 
 ROWS = "".join(f"{i},{i % 7 / 4},{'ab'[i % 2]}\n" for i in range(300))
@@ -66,8 +67,8 @@ def test_what_is_said_about_a_file_is_part_of_its_name(tmp_path: pathlib.Path) -
 
 def test_reopened_builder_knows_the_same(tmp_path: pathlib.Path) -> None:
     name, lines = write(tmp_path / "t.csv"), ([], [])
-    one = prepared(name, tmp_path / "data", say=lines[0].append)
-    other = open_files(name, str(tmp_path / "data"), say=lines[1].append)
+    one = prepared(name, tmp_path / "data", options=Options(say=lines[0].append))
+    other = open_files(name, str(tmp_path / "data"), options=Options(say=lines[1].append))
     assert lines[0] == lines[1] and len(lines[0]) == 2
     assert one.info.features.to_json() == other.info.features.to_json()
     assert [*one.info.features] == [*other.info.features] == ["i", "label", "x"]

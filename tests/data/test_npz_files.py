@@ -11,12 +11,19 @@ import tensorflow_datasets as tfds
 from loopwright.data import npz_arrays
 from loopwright.data.errors import DataError
 from loopwright.data.file_builder import open_files
+from loopwright.data.options import Options
 from loopwright.data.prepare import ensure_prepared
 
 RNG = np.random.default_rng(5)
 PIXELS = RNG.integers(0, 256, (30, 4, 3, 3), np.uint8)
 CLASSES = np.arange(30) % 3
 FRACTIONS = RNG.normal(size=(30, 2))
+
+
+def said(given: dict[str, Any], lines: list[str]) -> dict[str, Any]:
+    """The parameters of `open_files`. What is said goes into `lines`."""
+    limit = given.pop("max_bad_records", 0)
+    return {**given, "options": Options(max_bad_records=limit, say=lines.append)}
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def opened(tmp_path: pathlib.Path) -> Callable[..., Any]:
         path = tmp_path / "arrays.npz"
         save(path, **arrays)
         lines: list[str] = []
-        builder = open_files(f"npz:{path}", str(tmp_path / "data"), say=lines.append, **options)
+        builder = open_files(f"npz:{path}", str(tmp_path / "data"), **said(options, lines))
         ensure_prepared(builder, manual_dir=None, download=False)
         return builder, [line.split(": ", 1)[1] for line in lines]
 

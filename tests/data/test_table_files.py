@@ -15,9 +15,16 @@ from loopwright.data.csv_columns import Column
 from loopwright.data.csv_rows import CsvFile
 from loopwright.data.errors import DataError
 from loopwright.data.file_builder import open_files
+from loopwright.data.options import Options
 from loopwright.data.prepare import ensure_prepared
 
 TOWNS = ("Bonn", "Köln", "Ulm")
+
+
+def said(given: dict[str, Any], lines: list[str]) -> dict[str, Any]:
+    """The parameters of `open_files`. What is said goes into `lines`."""
+    limit = given.pop("max_bad_records", 0)
+    return {**given, "options": Options(max_bad_records=limit, say=lines.append)}
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def opened(tmp_path: pathlib.Path) -> Callable[..., Any]:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         lines: list[str] = []
         place = tmp_path / "files" / ("" if isinstance(text, dict) else name)
-        builder = open_files(f"csv:{place}", str(tmp_path / "data"), say=lines.append, **options)
+        builder = open_files(f"csv:{place}", str(tmp_path / "data"), **said(options, lines))
         ensure_prepared(builder, manual_dir=None, download=False)
         return builder, [line.split(": ", 1)[1] for line in lines]
 

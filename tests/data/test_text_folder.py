@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from loopwright.data.errors import DataError
 from loopwright.data.file_builder import open_files
+from loopwright.data.options import Options
 from loopwright.data.prepare import ensure_prepared
 
 
@@ -19,9 +20,15 @@ def write(root: pathlib.Path, *places: str, text: str | bytes | None = None) -> 
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def said(given: dict[str, Any], lines: list[str]) -> dict[str, Any]:
+    """The parameters of `open_files`. What is said goes into `lines`."""
+    limit = given.pop("max_bad_records", 0)
+    return {**given, "options": Options(max_bad_records=limit, say=lines.append)}
+
+
 def opened(root: pathlib.Path, **options: Any) -> tuple[Any, list[str]]:
     lines: list[str] = []
-    builder = open_files(f"text:{root}", str(root.parent / "data"), say=lines.append, **options)
+    builder = open_files(f"text:{root}", str(root.parent / "data"), **said(options, lines))
     ensure_prepared(builder, manual_dir=None, download=False)
     return builder, [line.split(": ", 1)[1] for line in lines]
 

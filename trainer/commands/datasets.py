@@ -53,6 +53,11 @@ def _list(data_dir: str | None, *, as_json: bool) -> int:
         print(f"{found.name:<28}prepared, {found.gigabytes:.2f} GB ({found.path})")
     print(f"{'name[/config][:version]':<28}Any TFDS builder: fashion_mnist, cifar10, imagenette/320px:1.0.0 …")
     print(f"{'folder:PATH':<28}Images in PATH/train/CLASS/ and PATH/test/CLASS/, or in PATH/CLASS/.")
+    print(f"{'csv:PATH':<28}A table with a header (CSV or TSV, .gz too), or a folder with train.csv and test.csv.")
+    print(f"{'npz:PATH':<28}NumPy arrays: x_train, y_train, x_test and y_test, or x and y.")
+    print(
+        f"{'text:FOLDER':<28}Texts in FOLDER/train/CLASS/*.txt and FOLDER/test/CLASS/*.txt, or in FOLDER/CLASS/*.txt."
+    )
     print(f"{'module:function':<28}Your own: a function of (split) that returns a feed or a tf.data.Dataset.")
     return 0
 

@@ -58,9 +58,8 @@ class Predictor:
         Raises TrainingError (exit 2) for inputs that don't fit.
         """
         import numpy as np
-        import tensorflow as tf
 
-        x = tf.nest.map_structure(self._cast, x, self._dtypes(x))
+        x = self._cast(x, self.opened.dtype)
         _check_shapes(self.opened.input_shape, x)
         outputs = self.opened.call(x)
         if self.assignment is None:
@@ -71,11 +70,9 @@ class Predictor:
         found = {name: activated(head, np.asarray(each[name], np.float64)) for name, head in self.heads.items()}
         return self.assignment.rows(found if self.assignment.head is None else next(iter(found.values())), top)
 
-    def _dtypes(self, x: Any) -> Any:
-        dtype = self.opened.dtype
-        return {name: dtype[name] for name in x} if isinstance(dtype, Mapping) and isinstance(x, Mapping) else dtype
-
-    def _cast(self, x: Any, dtype: str) -> Any:
+    def _cast(self, x: Any, dtype: Any) -> Any:
+        if isinstance(x, Mapping):
+            return {name: self._cast(x[name], dtype[name] if isinstance(dtype, Mapping) else dtype) for name in x}
         # A Keras model takes token ids as they are.
         return x.astype(dtype) if self.opened.model is None or x.dtype.kind == "f" else x
 

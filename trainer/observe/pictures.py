@@ -67,7 +67,7 @@ def confusion_png(confusion: np.ndarray, names: Sequence[str], *, cell: int = 24
         return encoded(as_image(1 - _shares(confusion)[..., np.newaxis], 600))
     font = ImageFont.load_default(max(9, cell // 3 + 1))
     shown = [fitted(name, font, 5 * cell // 2) for name in names]
-    margin = int(max(font.getlength(name) for name in shown)) + 30
+    margin = int(max(font.getlength(name) for name in shown)) + max(30, int(font.size) + 18)
     side = margin + classes * cell + _GAP
     canvas = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(canvas)
@@ -84,7 +84,8 @@ def confusion_png(confusion: np.ndarray, names: Sequence[str], *, cell: int = 24
     for column, name in enumerate(shown):
         vertical(canvas, name, font, (margin + column * cell + cell // 2, margin - 6))
     draw.text((margin + classes * cell / 2, 2), "predicted", fill=INK, font=font, anchor="ma")
-    vertical(canvas, "true", font, (8, margin + classes * cell // 2 + 16))
+    half = int(max(16, font.getlength("true") / 2 + 1))
+    vertical(canvas, "true", font, (int(max(8, font.size * 0.6 + 2)), margin + classes * cell // 2 + half))
     return encoded(canvas)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.pr_curve.summary import raw_data_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
@@ -21,6 +22,8 @@ from loopwright.trainer.observe.text_predictions import TextPredictions
 
 #: The most classes or labels that are shown one by one, and how many samples a picture or a table shows.
 _CLASSES, _SAMPLES = 100, 8
+#: Classes up to which a confusion matrix has large cells.
+_FEW = 6
 #: The most characters of a sample's text.
 _CHARACTERS = 300
 
@@ -54,7 +57,7 @@ def _confusion(found: Any, prefix: str) -> list[Any]:
     if counts is None or not len(counts):
         return []
     names = found.names.tolist() or [str(k) for k in range(len(counts))]
-    return [picture(f"{prefix}confusion_matrix", confusion_png(counts, names))]
+    return [picture(f"{prefix}confusion_matrix", confusion_png(counts, names, cell=24 if len(counts) > _FEW else 44))]
 
 
 def _samples(found: Predictions, names: list[str], prefix: str) -> list[Any]:
@@ -171,7 +174,8 @@ def _scalars(tag: str, names: Sequence[str], values: np.ndarray) -> list[Any]:
 
 
 def _curve(tag: str, curve: Curve) -> Any:
-    return raw_data_pb(tag, *curve, num_thresholds=BINS)
+    # Made of TensorFlow's class of summaries, not of TensorBoard's.
+    return Summary.FromString(raw_data_pb(tag, *curve, num_thresholds=BINS).SerializeToString())
 
 
 def _table(tag: str, title: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:

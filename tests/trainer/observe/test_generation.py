@@ -109,5 +109,5 @@ def test_exports_write_the_same_tokens(state: Any, tmp_path: pathlib.Path) -> No
     opened = keras.models.load_model(tmp_path / "model.h5", compile=False)
     np.testing.assert_array_equal(next_tokens(opened, PROMPTS, 20, CONTEXT), expected)
     state.model.export(tmp_path / "saved_model", verbose=False)
-    served = tf.saved_model.load(tmp_path / "saved_model").serve
-    np.testing.assert_array_equal(next_tokens(served, PROMPTS, 20, CONTEXT), expected)
+    saved = tf.saved_model.load(tmp_path / "saved_model")
+    np.testing.assert_array_equal(next_tokens(saved.serve, PROMPTS, 20, CONTEXT), expected)

@@ -8,6 +8,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from loopwright import flags
+from loopwright.data import file_names
 from loopwright.data.catalog import FOLDER
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.run_folder import RunFolder
@@ -37,6 +38,10 @@ def by_name_of_run(config: flags.Config, dataset: Dataset) -> tuple[flags.Config
         if there.data.dataset.startswith(FOLDER) and config.data.dataset.startswith(FOLDER):
             name = pathlib.Path(there.data.dataset.removeprefix(FOLDER)).name  # It is part of the fingerprint.
             known = dataclasses.replace(dataset, full_name=name)
+        elif file_names.is_files(there.data.dataset) and (
+            file_names.split_name(there.data.dataset)[0] == file_names.split_name(config.data.dataset)[0]
+        ):
+            known = dataclasses.replace(dataset, full_name=file_names.moved_name(there.data.dataset, dataset.full_name))
         if known.fingerprint == _fingerprint(candidate):
             say(
                 f"--dataset={config.data.dataset} holds the data of --dataset={there.data.dataset}: {candidate} goes on"
