@@ -16,7 +16,7 @@ from loopwright.data.table import TablePreprocessing, adapt_table, is_table
 
 ARRAYS, TEXT, WORDS, TABLE = "arrays", "text", "words", "table"
 #: The number of tokens of a language model's windows, unless another is given.
-WINDOW = 128
+WINDOW = 64
 
 
 class Preprocessing(Protocol):
@@ -60,7 +60,7 @@ class Recipe:
     Attributes:
       tokens: `word`, `character` or `byte`; `auto` takes characters for a language model, and words for everything else.
       vocabulary: the most tokens in the vocabulary.
-      sequence_length: the length to which sequences are padded or cut. None takes 256 tokens for a text, 128 for a language
+      sequence_length: the length to which sequences are padded or cut. None takes 256 tokens for a text, 64 for a language
         model, and refuses other sequences of differing length.
       state: that of the preprocessing of an earlier run, which is taken as it is; None to learn it.
     """

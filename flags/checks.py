@@ -170,6 +170,17 @@ def check_optimization(optimization: Optimization) -> None:
     keras_names.check_optimizer(optimization.optimizer)
     keras_names.check_learning_rate(optimization.learning_rate)
     text, schedule = optimization.boundaries, optimization.schedule
+    if keras_names.is_schedule(optimization.learning_rate) and (
+        schedule not in ("auto", "constant") or optimization.warmup_steps
+    ):
+        other = (
+            f"--schedule={schedule}"
+            if schedule not in ("auto", "constant")
+            else f"--warmup_steps={optimization.warmup_steps}"
+        )
+        raise UsageError(
+            f"--learning_rate={optimization.learning_rate} is a schedule already; leave out {other}, or give a number"
+        )
     boundaries(text)
     if text is not None and schedule != "piecewise":
         raise UsageError(f"--boundaries={text} needs --schedule=piecewise, not --schedule={schedule}")
@@ -230,7 +241,9 @@ def check_plateau(optimization: Optimization, run: Run) -> None:
     if run.reduce_on_plateau is None:
         return
     flag = f"--reduce_on_plateau={run.reduce_on_plateau}"
-    if optimization.schedule != "constant":
+    if keras_names.is_schedule(optimization.learning_rate):
+        raise UsageError(f"{flag} needs a number as the rate, not --learning_rate={optimization.learning_rate}")
+    if optimization.schedule not in ("auto", "constant"):
         raise UsageError(f"{flag} needs --schedule=constant, not --schedule={optimization.schedule}")
     if optimization.warmup_steps:
         raise UsageError(f"{flag} needs a constant rate; leave out --warmup_steps={optimization.warmup_steps}")

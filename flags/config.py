@@ -88,7 +88,7 @@ class Data:
     )
     sequence_length: int | None = flag(
         None,
-        "Length to which texts and other sequences are cut or padded (default: 256 tokens, 128 for a language model).",
+        "Length to which texts and other sequences are cut or padded (default: 256 tokens, 64 for a language model).",
         bounds=AT_LEAST_1,
         identity=True,
     )
@@ -203,15 +203,15 @@ class Optimization:
     )
     learning_rate: str = flag(
         "0.001",
-        "Highest learning rate, or a schedule by its name in Keras, such as cosine_decay:initial_learning_rate=0.1:"
-        "decay_steps=1000, or module:function.",
+        "Highest learning rate, or a schedule by its name in Keras, such as exponential_decay:decay_steps=1000:"
+        "decay_rate=0.9, or module:function.",
         identity=True,
         common=True,
     )
     schedule: str = flag(
-        "constant",
-        "Learning rate after the warm-up.",
-        choices=("constant", "cosine", "piecewise"),
+        "auto",
+        "Learning rate after the warm-up; auto is a cosine for tables, and constant for everything else.",
+        choices=("auto", "constant", "cosine", "piecewise"),
         identity=True,
         common=True,
     )

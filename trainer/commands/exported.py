@@ -21,7 +21,7 @@ def described(job: Job, dataset: Dataset) -> dict[str, Any]:
     """The facts about a job that `assignment` and `preprocessing` read again."""
     heads = {
         name: {
-            "task": job.model.task if job.assignment.head is not None else head.task.name,
+            "task": job.model.task if ":" in job.model.task else head.task.name,
             "kind": head.goal.target.kind,
             "shape": list(head.goal.target.shape),
             "names": list(head.goal.target.names),

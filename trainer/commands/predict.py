@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
@@ -48,7 +49,8 @@ def run(argv: Sequence[str]) -> int:
     if source.config is not None:
         if prediction.split:
             data = dataclasses.replace(data, eval_split=prediction.split)
-        loaded = source.load_dataset(data)
+        with _split_named():
+            loaded = source.load_dataset(data)
         dataset: Dataset | None = loaded
         predictor = predicting_model.of_run(source, loaded, prediction.outputs)
         columns = data.columns
@@ -58,7 +60,8 @@ def run(argv: Sequence[str]) -> int:
         predictor = predicting_model.of_file(path, facts, prediction)
         columns = data.columns or facts.get("identity", {}).get("columns")
         if prediction.split:
-            data, dataset = exported.load_dataset(facts, [*argv, f"--eval_split={prediction.split}"], GROUPS)
+            with _split_named():
+                data, dataset = exported.load_dataset(facts, [*argv, f"--eval_split={prediction.split}"], GROUPS)
     job = _Job(source, data, prediction, predictor, dataset)
     if (words and predictor.kind == "table") or any(map(inputs.is_table, words)):
         return _tables(job, words, (columns or "").split(","))
@@ -79,6 +82,17 @@ class _Job:
     @property
     def name(self) -> str:
         return str(self.source.path or self.source.folder)
+
+
+@contextlib.contextmanager
+def _split_named() -> Iterator[None]:
+    """Lets an error about the evaluation split speak of --split, which was typed."""
+    from loopwright.data.errors import DataError
+
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace("eval_split=", "split=", 1), exit_code=error.exit_code) from None
 
 
 def _tables(job: _Job, words: Sequence[str], columns: Sequence[str]) -> int:

@@ -102,19 +102,26 @@ def _surest(found: Predictions, names: list[str]) -> Card:
     """The surest mistakes, as pictures or as texts."""
     from loopwright.trainer.observe.pictures import is_image
 
-    mistakes = []
+    mistakes: list[dict[str, Any]] = []
     for place in found.mistakes:
         row = found.shown[place]
-        told = {"says": names[found.predicted[row]], "is": names[found.labels[row]], "index": int(found.index[row])}
+        told = {"says": [(names[found.predicted[row]], True)], "is": names[found.labels[row]]}
+        told["index"] = int(found.index[row])
         mistakes.append(told | {"sure": f"{found.confidence[row]:.0%}", "place": place})
     if is_image(found.inputs):
         return Card("Surest mistakes", pictures=[_pictured(found.inputs, one) for one in mistakes])
-    columns = [Column("no.", True), Column("says"), Column("is"), Column("sure", True), Column("sample")]
+    columns = [Column("says"), Column("is"), Column("sure", True)]
+    return _told("Surest mistakes", columns, mistakes, found.texts)
+
+
+def _told(title: str, columns: Sequence[Column], samples: Sequence[dict[str, Any]], texts: np.ndarray) -> Card:
+    """A table of samples: their numbers, what is told of them under the titles of the columns, and their texts, if any."""
     rows = [
-        [f"{one['index']:,}", [(one["says"], True)], one["is"], one["sure"], _text(found.texts, one["place"])]
-        for one in mistakes
+        [f"{one['index']:,}", *(one[column.title] for column in columns), *_text(texts, one["place"])]
+        for one in samples
     ]
-    return Card("Surest mistakes", columns=columns, rows=rows)
+    shown = [Column("sample")] if len(texts) else []
+    return Card(title, columns=[Column("no.", True), *columns, *shown], rows=rows)
 
 
 def _pictured(inputs: np.ndarray, told: dict[str, Any]) -> dict[str, Any]:
@@ -123,8 +130,10 @@ def _pictured(inputs: np.ndarray, told: dict[str, Any]) -> dict[str, Any]:
     return told | {"picture": data_uri(image_png(inputs[told["place"]], 84))}
 
 
-def _class_table(scores: Scores, names: Sequence[str], confusion: np.ndarray | None, iou: Any = None) -> Card:
-    columns = [Column("class"), *(Column(title, True) for title in ("samples", "precision", "recall", "F1"))]
+def _class_table(
+    scores: Scores, names: Sequence[str], confusion: np.ndarray | None, *, counted: str = "samples", iou: Any = None
+) -> Card:
+    columns = [Column("class"), *(Column(title, True) for title in (counted, "precision", "recall", "F1"))]
     columns += ([] if iou is None else [Column("IoU", True)]) + [Column("mostly taken for")]
     rows = []
     for k, name in enumerate(names[:_MOST_CLASSES]):
@@ -169,10 +178,10 @@ def _calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray
 def _curves(curves: Sequence[tuple[str, Curve]], caption: str) -> Card:
     from loopwright.trainer.observe.charts import Line, line_chart
 
-    lines = [
-        Line(_cut(name, 30), curve.recall.tolist(), curve.precision.tolist(), place)
-        for place, (name, curve) in enumerate(curves)
-    ]
+    lines = []
+    for place, (name, curve) in enumerate(curves):
+        found = curve.true_positives + curve.false_positives > 0
+        lines.append(Line(_cut(name, 30), curve.recall[found].tolist(), curve.precision[found].tolist(), place))
     return Card("Precision over recall", svg=line_chart(lines, x_label="recall", y_label="precision"), caption=caption)
 
 
@@ -182,7 +191,7 @@ def _labels(found: LabelPredictions, names: list[str]) -> tuple[str, list[Card],
         f"{found.samples:,} samples with {len(names):,} labels, {found.all_right:,} samples with all labels right. "
         f"Mean F1 of the labels {number(scores.macro_f1)}."
     )
-    titles = ("samples", "precision", "recall", "F1", "average precision")
+    titles = ["samples", "precision", "recall", "F1", "average precision"]
     titles += ("true positives", "false positives", "false negatives", "true negatives")
     rows = []
     for k, name in enumerate(names[:_MOST_CLASSES]):
@@ -203,16 +212,15 @@ def _labels(found: LabelPredictions, names: list[str]) -> tuple[str, list[Card],
 def _surest_labels(found: LabelPredictions, names: list[str]) -> Card:
     from loopwright.trainer.observe.pictures import is_image
 
-    mistakes = []
+    mistakes: list[dict[str, Any]] = []
     for place in found.mistakes:
         said = [(names[k], not found.labels[place, k]) for k in np.flatnonzero(found.chances[place] > 0.5)]
-        true = ", ".join(names[k] for k in np.flatnonzero(found.labels[place])) or "–"
-        mistakes.append({"pieces": _joined(said), "is": true, "index": int(found.index[place]), "place": place})
+        true = [(names[k], not found.chances[place, k] > 0.5) for k in np.flatnonzero(found.labels[place])]
+        told = {"says": _joined(said), "is": _joined(true), "index": int(found.index[place]), "place": place}
+        mistakes.append(told)
     if is_image(found.inputs):
         return Card("Surest mistakes", pictures=[_pictured(found.inputs, one) for one in mistakes])
-    columns = [Column("no.", True), Column("says"), Column("is"), Column("sample")]
-    rows = [[f"{one['index']:,}", one["pieces"], one["is"], _text(found.texts, one["place"])] for one in mistakes]
-    return Card("Surest mistakes", columns=columns, rows=rows)
+    return _told("Surest mistakes", [Column("says"), Column("is")], mistakes, found.texts)
 
 
 def _numbers(found: NumberPredictions, names: list[str]) -> tuple[str, list[Card], list[Card]]:
@@ -254,21 +262,17 @@ def _numbers(found: NumberPredictions, names: list[str]) -> tuple[str, list[Card
 def _largest_errors(found: NumberPredictions) -> Card:
     from loopwright.trainer.observe.pictures import is_image
 
-    told = []
+    told: list[dict[str, Any]] = []
     for place in found.largest:
         true, said = found.shown_labels[place], found.shown_predicted[place]
         k = int(np.abs(said - true).argmax())
-        which = f"{found.name}[{k}] " if len(true) > 1 else ""
-        numbers = {"says": which + number(said[k]), "is": number(true[k]), "error": f"{number(said[k] - true[k])}"}
-        told.append(numbers | {"index": int(found.shown[place]), "place": place})
+        numbers = {"says": number(said[k]), "is": number(true[k]), "error": [(number(said[k] - true[k]), True)]}
+        told.append(numbers | {"output": f"{found.name}[{k}]", "index": int(found.shown[place]), "place": place})
     if is_image(found.inputs):
         return Card("Largest errors", pictures=[_pictured(found.inputs, one) for one in told])
-    columns = [Column("no.", True), *(Column(title, True) for title in ("says", "is", "error")), Column("sample")]
-    rows = [
-        [f"{one['index']:,}", one["says"], one["is"], [(one["error"], True)], _text(found.texts, one["place"])]
-        for one in told
-    ]
-    return Card("Largest errors", columns=columns, rows=rows)
+    columns = [Column("output")] if found.labels.shape[1] > 1 else []
+    columns += [Column(title, True) for title in ("says", "is", "error")]
+    return _told("Largest errors", columns, told, found.texts)
 
 
 def _positions(found: PositionPredictions, names: list[str]) -> tuple[str, list[Card], list[Card]]:
@@ -282,7 +286,10 @@ def _positions(found: PositionPredictions, names: list[str]) -> tuple[str, list[
         f"Mean IoU of the classes {number(mean)}." if pixels else f"Mean F1 of the classes {number(scores.macro_f1)}."
     )
     cards = [] if paired is None else [_confusion(paired, names)]
-    cards += [_class_table(scores, names, paired, iou if pixels else None), _calibration(*found.calibration())]
+    cards += [
+        _class_table(scores, names, paired, counted=what, iou=iou if pixels else None),
+        _calibration(*found.calibration()),
+    ]
     if pixels:
         return said, [*cards, *_segments(found, names)], []
     return said, cards, [_worst_sequences(found, names)]
@@ -328,8 +335,9 @@ def _joined(pieces: Sequence[tuple[str, bool]], separator: str = ", ") -> list[t
     return found or [("–", False)]
 
 
-def _text(texts: np.ndarray, place: int) -> str:
-    return _cut(str(texts[place]), _MOST_CHARACTERS) if len(texts) else ""
+def _text(texts: np.ndarray, place: int) -> list[str]:
+    """The text of a sample, where there are any."""
+    return [_cut(str(texts[place]), _MOST_CHARACTERS)] if len(texts) else []
 
 
 def _cut(text: str, characters: int) -> str:

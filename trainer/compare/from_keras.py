@@ -135,6 +135,7 @@ class KerasObjective:
 
 def _is_of_keras(loss: Any) -> bool:
     """Whether a loss is one of Keras's own, which give a value for each vector of the outputs' last axis."""
+    loss = getattr(loss, "inner", loss)  # what prepares labels for a loss of Keras counts as this loss
     return isinstance(loss, str) or getattr(loss, "__module__", "").startswith("keras.")
 
 

@@ -95,9 +95,12 @@ class Written:
 
         batch = next(iter(self.feed().take(1)))
         prompts = batch["x"].numpy()[:_TEXTS, : min(_PROMPT, (self.context + 1) // 2)]
+        index = batch["index"].numpy()[:_TEXTS] if "index" in batch else np.arange(len(prompts))
+        written = self.write(prompts, _WRITTEN)
         found = TextPredictions(
-            batch["index"].numpy()[:_TEXTS] if "index" in batch else np.arange(len(prompts)),
-            *(np.array([self.text(ids) for ids in rows], np.str_) for rows in (prompts, self.write(prompts, _WRITTEN))),
+            index,
+            prompts=np.array([self.text(ids) for ids in prompts], np.str_),
+            continuations=np.array([self.text(ids) for ids in written], np.str_),
             temperature=TEMPERATURE,
             step=int(state.step),
         )

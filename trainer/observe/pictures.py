@@ -65,9 +65,10 @@ def confusion_png(confusion: np.ndarray, names: Sequence[str], *, cell: int = 24
     classes = len(confusion)
     if classes > _NAMED:
         return encoded(as_image(1 - _shares(confusion)[..., np.newaxis], 600))
-    font = ImageFont.load_default(max(9, cell // 3 + 1))
+    size = max(9, cell // 3 + 1)
+    font = ImageFont.load_default(size)
     shown = [fitted(name, font, 5 * cell // 2) for name in names]
-    margin = int(max(font.getlength(name) for name in shown)) + max(30, int(font.size) + 18)
+    margin = int(max(font.getlength(name) for name in shown)) + max(30, size + 18)
     side = margin + classes * cell + _GAP
     canvas = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(canvas)
@@ -85,7 +86,7 @@ def confusion_png(confusion: np.ndarray, names: Sequence[str], *, cell: int = 24
         vertical(canvas, name, font, (margin + column * cell + cell // 2, margin - 6))
     draw.text((margin + classes * cell / 2, 2), "predicted", fill=INK, font=font, anchor="ma")
     half = int(max(16, font.getlength("true") / 2 + 1))
-    vertical(canvas, "true", font, (int(max(8, font.size * 0.6 + 2)), margin + classes * cell // 2 + half))
+    vertical(canvas, "true", font, (max(8, int(size * 0.6) + 2), margin + classes * cell // 2 + half))
     return encoded(canvas)
 
 

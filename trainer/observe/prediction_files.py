@@ -31,7 +31,7 @@ def save(path: str | os.PathLike[str], heads: Mapping[str, Any]) -> None:
     The arrays have the names of their attributes, after `HEAD/` where the name of a head isn't empty. `kind` is one of
     `KINDS`.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for head, found in heads.items():
         prefix = f"{head}/" if head else ""
         arrays |= {f"{prefix}{name}": value for name, value in {"kind": found.kind, **vars(found)}.items()}

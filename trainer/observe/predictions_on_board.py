@@ -109,7 +109,7 @@ def _label_samples(found: LabelPredictions, names: list[str], prefix: str) -> li
 
 def named(names: Sequence[str], holds: np.ndarray) -> str:
     """The names of the labels that hold, or a dash for none."""
-    return ", ".join(names[k] for k in np.flatnonzero(holds)) or "–"
+    return ", ".join(names[k] for k in np.flatnonzero(holds).tolist()) or "–"
 
 
 def _numbers(found: NumberPredictions, names: list[str], prefix: str) -> list[Any]:

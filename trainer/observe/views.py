@@ -97,8 +97,12 @@ class _Classes:
 
     def done(self, step: int) -> Predictions:
         rows, parts = self._shown.done()
+        index, labels, predicted, confidence = (np.concatenate(column) for column in zip(*self._columns, strict=True))
         return Predictions(
-            *(np.concatenate(column) for column in zip(*self._columns, strict=True)),
+            index,
+            labels,
+            predicted,
+            confidence,
             shown=rows,
             inputs=parts["inputs"],
             num_classes=max(self._width, 2),

@@ -134,10 +134,10 @@ class KerasTask:
 
     def compiled(self, goal: Goal) -> Compiled:
         """New objects at each call, because a metric belongs to one model."""
-        of = {"from_logits": bool(self.activation) and not goal.activated, "activation": self.activation}
+        from_logits, activation = bool(self.activation) and not goal.activated, self.activation
         smoothing = {"label_smoothing": goal.label_smoothing} if goal.label_smoothing else {}
         names = self.metrics if goal.metrics is None else goal.metrics
         return Compiled(
-            make_loss(goal.loss or self.loss, **of, **smoothing),
-            make_metrics(names, num_classes=len(goal.target.names), **of),
+            make_loss(goal.loss or self.loss, from_logits=from_logits, activation=activation, **smoothing),
+            make_metrics(names, from_logits=from_logits, activation=activation, num_classes=len(goal.target.names)),
         )

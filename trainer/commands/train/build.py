@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
-from loopwright.flags import checks
+from loopwright.flags import checks, keras_names
 from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.say import say
 from loopwright.trainer.commands.train import own_methods
@@ -75,6 +74,15 @@ def assign(model: flags.Model, dataset: Dataset, *, label_smoothing: float = 0.0
         raise flags.UsageError(flags.as_flags(str(error))) from None
 
 
+def with_schedule(optimization: flags.Optimization, dataset: Dataset, *, steered: bool = False) -> flags.Optimization:
+    """The flags with the schedule that `auto` stands for: a cosine for tables, unless the rate is steered otherwise."""
+    if optimization.schedule != "auto":
+        return optimization
+    free = not steered and not keras_names.is_schedule(optimization.learning_rate)
+    cosine = dataset.input_kind == "table" and free
+    return dataclasses.replace(optimization, schedule="cosine" if cosine else "constant")
+
+
 def build_job(
     model: flags.Model,
     optimization: flags.Optimization,
@@ -99,6 +107,7 @@ def build_job(
 
     from loopwright import models, trainer
 
+    optimization = with_schedule(optimization, dataset)
     chosen = assign(model, dataset, label_smoothing=optimization.label_smoothing)
     if model.model == "auto":
         model = dataclasses.replace(model, model=models.default(dataset.input_kind, chosen.name))
@@ -116,7 +125,7 @@ def build_job(
     )
     own_methods.check(model.model, network)
     chosen = as_learned(chosen, network, model, dataset, f"model={model.model!r}")
-    frozen = [] if model.freeze is None else _matched(network, model.freeze)
+    frozen = [] if model.freeze is None else models.matched(network, model.freeze)
     if model.unfreeze_at is None:
         _set_trainable(frozen, False)
     try:
@@ -257,21 +266,6 @@ def make_execution(name: str, steps_per_call: int, clock: Clock | None = None) -
     return {"graph": trainer.graph, "xla": trainer.xla}[name](steps_per_call, clock=clock)
 
 
-def _matched(network: keras.Model, pattern: str) -> list[Any]:
-    """The variables with a match of the pattern in their path, which --freeze excludes from training.
-
-    Raises UsageError if that would be none of the variables, or all of them.
-    """
-    variables = network.trainable_variables
-    frozen = [variable for variable in variables if re.search(pattern, variable.path)]
-    if not frozen or len(frozen) == len(variables):
-        some = ", ".join(variable.path for variable in variables[:4]) + (", …" if len(variables) > 4 else "")
-        raise flags.UsageError(
-            f"--freeze={pattern}: matches {'none' if not frozen else 'all'} of the {len(variables)} variables: {some}"
-        )
-    return frozen
-
-
-def _set_trainable(variables: Iterable[Any], value: bool) -> None:
-    for variable in variables:
-        variable.trainable = value
+def _set_trainable(parts: Iterable[Any], value: bool) -> None:
+    for part in parts:
+        part.trainable = value

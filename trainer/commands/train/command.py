@@ -66,6 +66,9 @@ def _plan(config: flags.Config, clock: Clock) -> Plan:
         # Only the sequential feed has its own order of samples, so the identity of the run says that it was taken.
         if dataset.kind(dataset.train_split) == "sequential":
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, feed="sequential"))
+        steered = config.run.reduce_on_plateau is not None
+        optimization = build.with_schedule(config.optimization, dataset, steered=steered)
+        config = dataclasses.replace(config, optimization=optimization)
         feed = dataset.train_feed(
             config.data.batch_size,
             seed=config.run.seed,

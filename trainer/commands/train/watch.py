@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from loopwright import flags
 from loopwright.trainer.base.monitor import STANDARD, Monitor, directions_of
 from loopwright.trainer.base.say import say
-from loopwright.trainer.base.windows import metric_results
 from loopwright.trainer.commands.train import build
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def check_profile(text: str | None, num_steps: int) -> None:
 
 def monitor_of(config: flags.Config, job: build.Job) -> Monitor:
     """The metric that --monitor names, or the task, with its better end. Raises UsageError for one that isn't evaluated."""
+    from loopwright.trainer.base.windows import metric_results
+
     directions = directions_of(job.objective, job.state.metrics)
     evaluated = [*dict.fromkeys([*directions, *metric_results(job.state.metrics)])]
     wanted = config.run.monitor
