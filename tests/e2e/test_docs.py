@@ -27,6 +27,14 @@ WITH_DATA = ("train", "benchmark", "parity", "verify_resume", "predict")
 #: Folders of runs that the pages name, and the folders of the test that take their place.
 PLACES = {"runs/mnist_5k-cnn-83ea714a": "runs/mine", "runs/a": "runs/mine", "runs/b": "runs/mlp"}
 
+#: Files that the pages name, and the small ones of the test that take their place.
+FILES = {
+    "../shared/data/tabular/california_housing.csv": "houses.csv",
+    "../shared/data/text/sms_spam.tsv": "messages.tsv",
+    "--dataset=tiny_shakespeare": "--dataset=csv:plays.csv --task=language_model",
+    "--manual_dir=../shared/data/text/tiny_shakespeare": "",
+}
+
 #: For each page: texts of its Python, and what takes their place to make it small. DATA_DIR holds `mnist_5k`.
 SMALLER: dict[str, dict[str, str]] = {
     "README.md": {
@@ -120,8 +128,27 @@ def small(name: str, words: list[str], data_dir: pathlib.Path) -> list[str]:
     for there, here in PLACES.items():
         words = [re.sub(rf"{there}(?![\w-])", here, word) for word in words]
     words = [word for word in words if not word.startswith(("--kills=", "--epochs="))]
-    data = ("--dataset=mnist_5k", f"--data_dir={data_dir}") if name in WITH_DATA else ()
+    text = shlex.join(words)
+    for there, here in FILES.items():
+        text = text.replace(there, here)
+    words = shlex.split(text)
+    data = (f"--data_dir={data_dir}",) if name in WITH_DATA else ()
+    if data and not any("csv:" in word for word in words):
+        data = ("--dataset=mnist_5k", *data)
     return [name, *words, *SMALL.get(name, ()), *data]
+
+
+def write_files(folder: pathlib.Path) -> None:
+    """The small files in the place of those that the pages name: a table, messages of two classes, and lines of a play."""
+    rows = [f"{n % 7},{'sea' if n % 3 else 'land'},{n % 7 * 10},{n % 7 * 100}" for n in range(600)]
+    (folder / "houses.csv").write_text("\n".join(["rooms,near,price,median_house_value", *rows]) + "\n")
+    messages = [
+        f"{'spam' if n % 4 == 0 else 'ham'}\t{'win now' if n % 4 == 0 else 'see you'} at {n}" for n in range(600)
+    ]
+    (folder / "messages.tsv").write_text("\n".join(messages) + "\n")
+    (folder / "plays.csv").write_text(
+        "\n".join(["line", *(f"to be or not to be {n} times" for n in range(600))]) + "\n"
+    )
 
 
 @pytest.mark.slow
@@ -130,6 +157,7 @@ def test_every_command_of_the_docs_works(
 ) -> None:
     monkeypatch.setattr(benchmark, "ROWS", (*benchmark.FITS, "graph"))
     monkeypatch.setattr("loopwright.trainer.commands.benchmark.one_row.STEPS_PER_EXECUTION", (1,))
+    write_files(tmp_path)
     (tmp_path / "more_digits").mkdir()
     for path in ("digit.png", "more_digits/one.png"):
         keras.utils.save_img(tmp_path / path, np.zeros((28, 28, 1)), scale=False)

@@ -38,7 +38,7 @@ class Board(NamedTuple):
 
 
 class Views(Pictures):
-    """Pictures of what one pass over the evaluation split gathers. `views` are by head; the name of a single one is empty."""
+    """Pictures of what a pass over the evaluation split gathers. `views` are by head; the name of a single one is empty."""
 
     def __init__(self, views: Mapping[str, View], board: Board) -> None:
         names = {name: getattr(view, "names", ()) for name, view in views.items()}

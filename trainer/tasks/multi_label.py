@@ -27,7 +27,7 @@ class MultiLabel(KerasTask):
         found = []
         for row in outputs:
             chances = {name: float(chance) for name, chance in zip(target.names, row, strict=True)}
-            likely = sorted(chances, key=lambda name, of=chances: -of[name])
+            likely = sorted(chances, key=chances.__getitem__, reverse=True)
             found.append({"labels": [name for name in likely if chances[name] >= 0.5], "probabilities": chances})
         return found
 

@@ -316,3 +316,36 @@ def test_several_heads_are_shown_under_their_names_in_one_pass(
     np.testing.assert_allclose(loaded["price"].predicted, model(ROWS)["price"], rtol=1e-5)
     assert {"kind/confusion_matrix", "price/residuals", f"kind/f1_of_class/{PETS[0]}"} <= events(tmp_path).keys()
     assert several({"kind": ("", chosen.heads["kind"].goal)}, hook) is None  # type: ignore[arg-type]
+
+
+def test_masks_of_layers_and_padding_of_batches_leave_positions_out(tmp_path: pathlib.Path) -> None:
+    ids = np.where(REAL > 0, IDS, 0).astype(np.int32)
+    y = CASES["tags"].y
+    x = keras.Input((T,), dtype="int32")
+    outputs = keras.layers.Dense(C)(keras.layers.Embedding(9, 8, mask_zero=True)(x))
+    state = trainer.TrainState.create(keras.Model(x, outputs), trainer.make_optimizer("adam", 0.01))
+    said = np.array(state.model(ids)).argmax(axis=-1)
+    for pad in (False, True):
+        feed = array_feed(ids, y, 16, shuffle=False, pad=pad)
+        board = Board(state, feed, trainer.TensorBoard(tmp_path / str(pad)), tmp_path / "predictions.npz")
+        hook_of(assign("auto", {"y": CASES["tags"].target}, weights={}), board)(state, {})
+        found = prediction_files.load(tmp_path / "predictions.npz")[""]
+        assert found.samples == N
+        expected = np.zeros((C, C), np.int64)
+        np.add.at(expected, (y[ids > 0], said[ids > 0]), 1)
+        np.testing.assert_array_equal(found.pairs, expected)
+
+
+def test_first_image_of_several_inputs_is_shown(tmp_path: pathlib.Path) -> None:
+    inputs = {"row": keras.Input((7,)), "photo": keras.Input((8, 8, 3))}
+    joined = keras.layers.Concatenate()([inputs["row"], keras.layers.Flatten()(inputs["photo"])])
+    state = trainer.TrainState.create(
+        keras.Model(inputs, keras.layers.Dense(C)(joined)), trainer.make_optimizer("adam", 0.01)
+    )
+    case = CASES["classes of images"]
+    feed = array_feed({"row": ROWS, "photo": IMAGES}, case.y, 16, shuffle=False)
+    board = Board(state, feed, trainer.TensorBoard(tmp_path), tmp_path / "predictions.npz")
+    hook_of(assign("auto", {"y": case.target}, weights={}), board)(state, {})
+    found = prediction_files.load(tmp_path / "predictions.npz")[""]
+    np.testing.assert_array_equal(found.inputs, IMAGES[found.shown])
+    assert "samples/first" in events(tmp_path)
