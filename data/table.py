@@ -132,6 +132,20 @@ class TablePreprocessing(tf.Module):
                 parts.append(tf.concat([known, 1.0 - tf.reduce_sum(known, axis=1, keepdims=True)], axis=1))
         return tf.ensure_shape(tf.concat(parts, axis=1), [None, len(self.names)])
 
+    def text(self, vector: np.ndarray) -> str:
+        """The columns of a vector with their values, in a line."""
+        place = len(self._plain)
+        missing = {self._plain[k]: vector[place + n] > 0.5 for n, k in enumerate(self._flagged)}
+        place += len(self._flagged)
+        values = {name: vector[k] / self._scale[k] + self._mean[k] for k, name in enumerate(self._plain)}
+        found = {name: "missing" if missing.get(name) else f"{value:.6g}" for name, value in values.items()}
+        for column in self.columns:
+            if column.kind in (CLASS, CATEGORY):
+                names = (*column.values, *(["(other)"] if column.kind == CATEGORY else []))
+                found[column.name] = names[int(np.argmax(vector[place : place + len(names)]))]
+                place += len(names)
+        return ", ".join(f"{column.name} {found[column.name]}" for column in self.columns)
+
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, tf.Tensor]:
         """Raw inputs from rows of a file: texts, or values, by the name of the column.
 

@@ -125,9 +125,11 @@ class Assignment:
 
     def board(self, board: Any) -> Any:
         """The hook that shows pictures on a `boards.Board`, or None."""
-        if self.head is None or not getattr(self.head.task, "board", ""):
-            return None
-        return pkgutil.resolve_name(self.head.task.board)(self.head.goal, board)
+        heads = {name: (getattr(head.task, "board", ""), head.goal) for name, head in self.heads.items()}
+        if self.head is None:
+            return pkgutil.resolve_name("loopwright.trainer.tasks.boards:several")(heads, board)
+        ((of_task, goal),) = heads.values()
+        return pkgutil.resolve_name(of_task)(goal, board) if of_task else None
 
     def rows(self, outputs: Any, top: int) -> list[dict[str, Any]]:
         """What is predicted for each sample, ready for JSON, from activated outputs; by name for several heads."""

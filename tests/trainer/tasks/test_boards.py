@@ -337,7 +337,7 @@ def test_masks_of_layers_and_padding_of_batches_leave_positions_out(tmp_path: pa
 
 
 def test_first_image_of_several_inputs_is_shown(tmp_path: pathlib.Path) -> None:
-    inputs = {"row": keras.Input((7,)), "photo": keras.Input((8, 8, 3))}
+    inputs = {"row": keras.Input((7,), name="row"), "photo": keras.Input((8, 8, 3), name="photo")}
     joined = keras.layers.Concatenate()([inputs["row"], keras.layers.Flatten()(inputs["photo"])])
     state = trainer.TrainState.create(
         keras.Model(inputs, keras.layers.Dense(C)(joined)), trainer.make_optimizer("adam", 0.01)

@@ -112,7 +112,8 @@ def _board(run: Run, plan: Plan, eval_every: int) -> list[Any]:
     if importlib.util.find_spec("PIL") is None:
         say("no pictures on TensorBoard without the extra 'plots': pip install 'loopwright[plots]'")
     else:
-        pictures = plan.job.assignment.board(Board(state, plan.eval_feed, run.tensorboard, run.files.predictions))
+        board = Board(state, plan.eval_feed, run.tensorboard, run.files.predictions, plan.dataset.preprocessing)
+        pictures = plan.job.assignment.board(board)
         often = -(-plan.num_steps // (_PICTURES_A_RUN * eval_every)) * eval_every
         if pictures is not None:
             found.append(trainer.every(options.pictures_every or often, timed("pictures", pictures)))
