@@ -1,6 +1,8 @@
 """The program, in this process (quick) and as the installed command (each costs an import of TensorFlow)."""
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import pathlib
 import shutil
@@ -41,6 +43,33 @@ def loopwright(
         return Result(code, *capsys.readouterr())
 
     return run
+
+
+class Here:
+    """In the place of a new process: the same program, run in this one. A new process costs an import of TensorFlow."""
+
+    def __init__(self, module: str, arguments: tuple[str, ...]) -> None:
+        self.module, self.arguments, self.returncode = module, list(arguments), 0
+
+    def communicate(self) -> tuple[None, str]:
+        said = importlib.import_module(self.module).main(self.arguments)
+        self.returncode = int(said is not None)
+        return None, said or ""
+
+
+@pytest.fixture(autouse=True)
+def _exports_are_loaded_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets commands in this process load their exports here, unless the test is marked `new_process`.
+
+    The installed command, which other tests run, always starts the process, and so do the tests of `trainer.export`.
+    """
+    if request.node.get_closest_marker("new_process") is None:
+        from loopwright.trainer.export import new_process
+
+        def started(module: str, *arguments: str) -> Any:
+            return contextlib.nullcontext(Here(module, arguments))
+
+        monkeypatch.setattr(new_process, "started", started)
 
 
 #: A run of 30 steps, whose records and checkpoints come at other steps than its calls end.

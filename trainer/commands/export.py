@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer.base.say import say
-from loopwright.trainer.commands import scaling, setup, sources
+from loopwright.trainer.commands import exported, scaling, setup, sources
 
 if TYPE_CHECKING:
     from loopwright.data import Dataset
@@ -82,7 +82,7 @@ def _export(
             raw=raw,
             loss=loss,
             metrics=metrics,
-            facts=build.facts(config, dataset, job),
+            facts=build.facts(config, dataset) | exported.described(job, dataset),
         ),
         folder,
         formats,
