@@ -96,7 +96,12 @@ class Prediction:
         path=True,
     )
     split: str | None = flag(None, "Split of the dataset to predict, in TFDS syntax, such as test[:20].", common=True)
-    top: int = flag(3, "Number of classes shown for each image, the likeliest first.", bounds=AT_LEAST_1, common=True)
+    top: int = flag(3, "Number of classes shown for each sample, the likeliest first.", bounds=AT_LEAST_1, common=True)
+    length: int = flag(200, "Number of tokens that a language model writes after each text.", bounds=AT_LEAST_1)
+    temperature: float = flag(
+        0.0, "How freely a language model draws tokens: 0 takes the likeliest, 1 draws by probability.", bounds=AT_LEAST_0
+    )
+    seed: int = flag(0, "Seed of the tokens that a language model draws.", bounds=SEEDS)
     outputs: str = outputs_flag()
     trust_file: bool = trust_flag()
     json: bool = json_flag()

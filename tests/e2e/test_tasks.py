@@ -62,7 +62,15 @@ CASES = {
     ),
 }
 FILES = {"h5": "model.h5", "keras": "model.keras", "saved_model": "saved_model", "litert": "model.tflite"}
-EVERY = ("--train_steps=12", "--eval_every=6", "--checkpoint_every=5", "--log_every=3", "--progress=none", "--seed=4")
+EVERY = (
+    "--train_steps=12",
+    "--eval_every=6",
+    "--checkpoint_every=5",
+    "--log_every=3",
+    "--progress=none",
+    "--seed=4",
+    "--schedule=constant",
+)
 
 
 @pytest.fixture(scope="module")

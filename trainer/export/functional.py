@@ -85,7 +85,7 @@ def _built_shape(model: keras.Model) -> Any:
     shapes = (model.get_build_config() or {}).get("input_shape")
     if isinstance(shapes, Mapping) and all(map(_is_shape, shapes.values())):
         return {name: tuple(shape[1:]) for name, shape in shapes.items()}
-    if not _is_shape(shapes):
+    if shapes is None or not _is_shape(shapes):
         raise TrainingError(f"model {model.name!r} doesn't know the shape of its input; give input_shape")
     return tuple(shapes[1:])
 
