@@ -87,7 +87,7 @@ def test_tiny_shakespeare_is_a_language_model_with_no_flag(tmp_path: pathlib.Pat
         pytest.skip("no files of tiny_shakespeare: name their folder in LOOPWRIGHT_TINY_SHAKESPEARE")
     dataset = data.load("tiny_shakespeare", data_dir=str(tmp_path), manual_dir=str(SHAKESPEARE))
     assert dataset.input_kind == "tokens"
-    assert dataset.model_facts == {"vocabulary_size": 67, "sequence_length": 128}
+    assert dataset.model_facts == {"vocabulary_size": 67, "sequence_length": 64}
     batch = next(iter(dataset.eval_feed(4)()))
     np.testing.assert_array_equal(batch["x"][:, 1:], batch["y"][:, :-1])
     np.testing.assert_array_equal(batch["y"][0, -1], batch["x"][1, 0])

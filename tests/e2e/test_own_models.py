@@ -124,8 +124,10 @@ def models_that_are_no_classifiers() -> dict[str, keras.Model]:
     one, other = keras.Input((8, 8, 1), name="one"), keras.Input((8, 8, 1), name="other")
     flat, dense = keras.layers.Flatten()(one), keras.layers.Dense
     return {
-        "2 inputs": keras.Model({"one": one, "other": other}, dense(3)(keras.layers.Flatten()(one + other))),
-        "2 outputs": keras.Model(one, {"a": dense(3)(flat), "b": dense(4)(flat)}),
+        "other inputs (one, other)": keras.Model(
+            {"one": one, "other": other}, dense(3)(keras.layers.Flatten()(one + other))
+        ),
+        "several outputs (a, b)": keras.Model(one, {"a": dense(3)(flat), "b": dense(4)(flat)}),
         "shape (8, 8, 3)": keras.Model(one, keras.layers.Conv2D(3, 1)(one)),
         "shape (1,)": keras.Model(one, dense(1)(flat)),
     }

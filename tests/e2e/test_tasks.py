@@ -200,6 +200,15 @@ def test_task_that_was_killed_goes_on_to_the_bit(here: Any, name: str) -> None:
     assert hashes("killed", case.file) == hashes("straight", case.file)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classification", "language_model"])
+def test_run_goes_on_by_its_own_flagfile(here: Any, name: str) -> None:
+    train(here, CASES[name], "--workdir=run", "--train_steps=2")
+    longer = here("train", "--flagfile=run/flags.txt", "--workdir=run", "--train_steps=3", "--progress=none")
+    assert longer.code == 0, longer.err
+    assert trainer.load_h5("run/exports/model.h5").step.numpy() == 3
+
+
 def test_table_comes_back_with_what_is_predicted(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     train(here, CASES["regression"], "--workdir=run")
     shutil.copy("run/exports/model.h5", "alone.h5")

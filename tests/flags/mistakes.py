@@ -41,7 +41,7 @@ MISTAKES: list[Mistake] = [
         ["--unfreeze_at=5", "--ema_decay=0.9", "one of them"],
     ),
     ("train", ["--clip_norm=1", "--clip_value=0.5"], ["--clip_norm=1.0", "--clip_value=0.5", "one of them"]),
-    ("train", ["--boundaries=2"], ["--boundaries=2", "--schedule=piecewise", "--schedule=constant"]),
+    ("train", ["--boundaries=2"], ["--boundaries=2", "--schedule=piecewise", "--schedule=auto"]),
     ("train", ["--schedule=piecewise"], ["--schedule=piecewise", "--boundaries=1000,2000"]),
     ("train", ["--schedule=piecewise", "--boundaries=4,2"], ["--boundaries=4,2", "ascending"]),
     ("train", ["--schedule=piecewise", "--boundaries=2,2"], ["--boundaries=2,2", "ascending"]),

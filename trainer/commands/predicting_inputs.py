@@ -62,10 +62,11 @@ def is_table(word: str) -> bool:
 
 
 def check_exist(words: Sequence[str]) -> None:
-    """Raises UsageError for a word that names nothing."""
+    """Raises UsageError for a word that names nothing, and for a folder without images."""
     for word in words:
         if word != STDIN and not pathlib.Path(word).exists():
             raise flags.UsageError(f"{word}: no such file or folder; give image files or a folder of them")
+    image_files([word for word in words if word != STDIN and pathlib.Path(word).is_dir()])
 
 
 def image_files(words: Sequence[str]) -> list[pathlib.Path]:

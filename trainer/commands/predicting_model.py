@@ -59,10 +59,15 @@ class Predictor:
         """
         import numpy as np
 
-        x = self._cast(x, self.opened.dtype)
         _check_shapes(self.opened.input_shape, x)
+        x = self._cast(x, self.opened.dtype)
         outputs = self.opened.call(x)
         if self.assignment is None:
+            if isinstance(outputs, Mapping):
+                raise TrainingError(
+                    f"the model gives several outputs ({', '.join(outputs)}), and its file doesn't say what they predict",
+                    exit_code=2,
+                )
             return _classes(self.opened, np.asarray(outputs), top)
         if isinstance(outputs, Mapping) != (self.assignment.head is None):
             raise TrainingError("the outputs of the model aren't those that the facts about its run name", exit_code=2)
@@ -184,7 +189,8 @@ def _classes(opened: OpenedModel, outputs: np.ndarray, top: int) -> list[dict[st
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise TrainingError(
             f"the model gives outputs of shape {outputs.shape[1:]} for a sample, not one for each class, and its file "
-            "doesn't say what it predicts"
+            "doesn't say what it predicts",
+            exit_code=2,
         )
     given, outputs = opened.probabilities, outputs.astype(np.float64)
     if given is None:

@@ -11,8 +11,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from loopwright.trainer.base.json_lines import finite
 
 if TYPE_CHECKING:
@@ -138,6 +136,8 @@ def _label(label: Any) -> str:
 
 def _cells(row: Found) -> dict[str, str]:
     """The columns that a prediction adds to a table."""
+    import numpy as np
+
     cells: dict[str, str] = {}
     for name, entry in row.items():
         predicted = f"predicted_{name}"

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopwright import flags
 from loopwright.trainer.base import json_lines
@@ -17,10 +17,11 @@ from loopwright.trainer.base.errors import TrainingError
 from loopwright.trainer.base.monitor import Monitor
 from loopwright.trainer.base.paths import local_path
 from loopwright.trainer.base.run_folder import RunFolder
-from loopwright.trainer.commands import report_predictions, workdir
-from loopwright.trainer.commands.report_predictions import number
+from loopwright.trainer.commands import workdir
 from loopwright.trainer.commands.train.summary import duration, quote
-from loopwright.trainer.observe import prediction_files
+
+if TYPE_CHECKING:
+    from loopwright.trainer.commands.report_predictions import Section
 
 USAGE = "usage: loopwright report --workdir=DIR[,DIR…] [--flags]"
 HELP = (
@@ -98,6 +99,7 @@ def read_run(folder: pathlib.Path) -> Run:
     config = workdir.read_config(folder)
     if config is None:
         raise flags.UsageError(f"--workdir={folder}: holds no run ({RunFolder.at(folder).flags} is missing)")
+    from loopwright.trainer.observe import prediction_files
     from loopwright.trainer.observe.goodput import total
 
     try:
@@ -182,6 +184,8 @@ def _about(run: Run) -> dict[str, Any]:
 
 def _tiles(run: Run) -> list[tuple[str, str]]:
     """The headline: pairs of a word and a number."""
+    from loopwright.trainer.commands.report_predictions import number
+
     tiles = []
     evals, train, best = run.split("eval"), run.split("train"), run.best()
     known = [name for name in run.metrics() if evals and evals[-1].get(name) is not None]
@@ -217,13 +221,15 @@ def _data(run: Run) -> list[tuple[str, str]]:
     return [*rows, ("optimizer", rate), ("precision", model.precision), ("seed", str(run.config.run.seed))]
 
 
-def _predictions(run: Run) -> list[report_predictions.Section]:
+def _predictions(run: Run) -> list[Section]:
     """The sections about the newest predictions, one for each head."""
     if importlib.util.find_spec("PIL") is None:
         return []
+    from loopwright.trainer.commands.report_predictions import section
+
     class_names = run.facts.get("class_names") or []
     names = class_names if len(run.predictions) == 1 else []
-    return [report_predictions.section(found, names, head) for head, found in run.predictions.items()]
+    return [section(found, names, head) for head, found in run.predictions.items()]
 
 
 def _exports(run: Run) -> list[tuple[str, str, str]]:

@@ -103,27 +103,13 @@ def build_job(
     Raises UsageError for flags that don't fit the dataset or the model, and ModelError for a model that may give logits or
     probabilities.
     """
-    import keras
-
     from loopwright import models, trainer
 
     optimization = with_schedule(optimization, dataset)
     chosen = assign(model, dataset, label_smoothing=optimization.label_smoothing)
     if model.model == "auto":
         model = dataclasses.replace(model, model=models.default(dataset.input_kind, chosen.name))
-    keras.utils.clear_session()  # The names of layers and variables mustn't depend on what was built before.
-    keras.utils.set_random_seed(seed)
-    network = models.create(
-        model.model,
-        dataset.input_shape,
-        chosen.num_outputs,
-        precision=model.precision,
-        facts=dataset.model_facts,
-        input_kind=dataset.input_kind,
-        output_shape=chosen.output_shape,
-        check=False,
-    )
-    own_methods.check(model.model, network)
+    network = _network(model, dataset, chosen, seed)
     chosen = as_learned(chosen, network, model, dataset, f"model={model.model!r}")
     frozen = [] if model.freeze is None else models.matched(network, model.freeze)
     if model.unfreeze_at is None:
@@ -144,6 +130,28 @@ def build_job(
     state = trainer.TrainState.create(network, optimizer, metrics=getattr(objective, "metrics", ()), extras=extras)
     _set_trainable(frozen, False)  # The optimizer has variables for what is trained later.
     return Job(state, objective, step, chosen, _in_words(model, chosen), lambda: _set_trainable(frozen, True))
+
+
+def _network(model: flags.Model, dataset: Dataset, chosen: Assignment, seed: int) -> keras.Model:
+    """A fresh model, whose outputs nobody has looked at yet."""
+    import keras
+
+    from loopwright import models
+
+    keras.utils.clear_session()  # The names of layers and variables mustn't depend on what was built before.
+    keras.utils.set_random_seed(seed)
+    network = models.create(
+        model.model,
+        dataset.input_shape,
+        chosen.num_outputs,
+        precision=model.precision,
+        facts=dataset.model_facts,
+        input_kind=dataset.input_kind,
+        output_shape=chosen.output_shape,
+        check=False,
+    )
+    own_methods.check(model.model, network)
+    return network
 
 
 def as_learned(chosen: Assignment, network: keras.Model, model: flags.Model, dataset: Dataset, what: str) -> Assignment:
