@@ -19,6 +19,7 @@ def feeds(fashion_mnist: pathlib.Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_all_feeds_see_the_same_samples_each_epoch(feeds: dict[str, Any]) -> None:
     for feed in feeds.values():
         for epoch in (0, 1):
@@ -27,6 +28,7 @@ def test_all_feeds_see_the_same_samples_each_epoch(feeds: dict[str, Any]) -> Non
             np.testing.assert_array_equal(np.sort(np.concatenate(index)), np.arange(2000))
 
 
+@pytest.mark.slow
 def test_training_on_memory_and_streaming_ends_in_equal_weights(feeds: dict[str, Any]) -> None:
     from loopwright import trainer
 

@@ -48,6 +48,7 @@ def test_damaged_checkpoint_is_named_and_skipped(
     survived(f"checkpoint damaged: {kind}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["00000050\n", "99999999\n", ""] if FULL else ["99999999\n"])
 def test_latest_is_stale_or_dangling(run_copy: pathlib.Path, goes_on: Any, survived: Any, text: str) -> None:
     shutil.rmtree(run_copy / "checkpoints" / "00000060")
@@ -57,6 +58,7 @@ def test_latest_is_stale_or_dangling(run_copy: pathlib.Path, goes_on: Any, survi
     survived("latest stale or dangling")
 
 
+@pytest.mark.slow
 def test_all_damaged_begins_afresh_only_when_asked(
     run_copy: pathlib.Path, start: Any, goes_on: Any, survived: Any
 ) -> None:
@@ -112,6 +114,7 @@ def test_model_that_changed_under_its_name_is_refused_with_a_list(
     survived("model changed under its name")
 
 
+@pytest.mark.slow
 def test_dataset_that_changed_under_its_name_is_refused(start: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     import numpy as np
     from PIL import Image

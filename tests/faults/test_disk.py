@@ -97,6 +97,7 @@ def test_no_handle_left_for_the_first_evaluation(
     survived("no handle left in an evaluation")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing; `make faults` installs it")
 def test_fsync_fails(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     workdir = tmp_path / "run"

@@ -30,6 +30,7 @@ def test_nan_at_a_step_ends_the_run_before_it_is_saved(
     survived("NaN at a step: abort")
 
 
+@pytest.mark.slow
 def test_nan_at_a_step_is_left_out(start: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     workdir = tmp_path / "run"
     trainer = start(workdir, "--augment=tiny:poison", "--on_nonfinite=skip")
@@ -74,6 +75,7 @@ def test_reader_never_sees_a_half_deleted_checkpoint(
     survived("reader during deletion", reads)
 
 
+@pytest.mark.slow
 def test_no_network(start: Any, goes_on: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     trainer = start(tmp_path / "run", no_network=True)
     assert trainer.wait() == 0, trainer.said()
@@ -81,6 +83,7 @@ def test_no_network(start: Any, goes_on: Any, tmp_path: pathlib.Path, survived: 
     survived("no network")
 
 
+@pytest.mark.slow
 def test_stdout_is_closed(start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any) -> None:
     trainer = start(tmp_path / "run", closed=[1])
     assert trainer.wait() == 1

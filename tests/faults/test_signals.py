@@ -32,6 +32,7 @@ def test_sigterm_saves_and_the_run_goes_on(
     survived(f"SIGTERM in a{'n' if kind[0] in 'ae' else ''} {kind}")
 
 
+@pytest.mark.slow
 def test_second_sigterm_ends_at_once_and_loses_nothing_committed(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any
 ) -> None:

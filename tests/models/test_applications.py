@@ -73,6 +73,7 @@ def test_network_keeps_the_contract(name: str, precision: str) -> None:
     assert {id(variable) for variable in network.weights} < {id(variable) for variable in model.weights}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 @pytest.mark.parametrize("name", SOME)
 def test_plain_keras_opens_the_files(name: str, suffix: str, tmp_path: pathlib.Path) -> None:
