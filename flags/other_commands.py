@@ -78,7 +78,10 @@ class Export:
         "h5,keras,saved_model,litert", "Formats, comma separated: h5, keras, saved_model, litert.", common=True
     )
     include_preprocessing: bool = flag(
-        False, "Let SavedModel and LiteRT take uint8 images and scale them to [0, 1] themselves.", common=True
+        False,
+        "Let SavedModel and LiteRT take uint8 images and scale them to [0, 1] themselves. A SavedModel of texts or tables "
+        "always takes raw ones.",
+        common=True,
     )
     output: str | None = flag(None, "Folder for the files (default: exports/ of the run).", common=True, path=True)
     json: bool = json_flag()
@@ -99,7 +102,9 @@ class Prediction:
     top: int = flag(3, "Number of classes shown for each sample, the likeliest first.", bounds=AT_LEAST_1, common=True)
     length: int = flag(200, "Number of tokens that a language model writes after each text.", bounds=AT_LEAST_1)
     temperature: float = flag(
-        0.0, "How freely a language model draws tokens: 0 takes the likeliest, 1 draws by probability.", bounds=AT_LEAST_0
+        0.0,
+        "How freely a language model draws tokens: 0 takes the likeliest, 1 draws by probability.",
+        bounds=AT_LEAST_0,
     )
     seed: int = flag(0, "Seed of the tokens that a language model draws.", bounds=SEEDS)
     outputs: str = outputs_flag()

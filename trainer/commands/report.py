@@ -207,7 +207,7 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
 def _data(run: Run) -> list[tuple[str, str]]:
     data, model, facts = run.config.data, run.config.model, run.facts
     rows = [("dataset", data.dataset), ("trained on", data.train_split)]
-    told = {"task": model.task, "label": data.label_key, "loss": model.loss, "metrics": model.metrics}
+    told = {"task": run.facts.get("task"), "label": data.label_key, "loss": model.loss, "metrics": model.metrics}
     rows += [(name, value.replace(",", ", ")) for name, value in told.items() if value]
     if "examples" in facts:
         rows += [(f"samples of {split}", f"{count:,}") for split, count in facts["examples"].items()]

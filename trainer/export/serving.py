@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -88,7 +89,8 @@ def write_litert(serving: Serving, path: pathlib.Path, scratch: pathlib.Path) ->
         except OSError:
             raise
         except Exception as error:  # the converter raises many kinds of errors
-            raise Unwritable(f"format litert: the model can't be converted ({first_line(error)})") from error
+            problem = re.sub(r"^\S+:\d+:\d+: error: ", "", first_line(error))  # without a place in Python's code
+            raise Unwritable(f"format litert: the model can't be converted ({problem})") from error
     with zipfile.ZipFile(path, "a") as archive:  # LiteRT's own way to add files to a model
         archive.writestr(zipfile.ZipInfo(FACTS_MEMBER), _facts(serving))
 

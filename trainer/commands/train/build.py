@@ -35,7 +35,7 @@ class Job:
     Attributes:
       state, objective, step: fresh.
       assignment: what the model is to learn.
-      model: the flags of the model, with the task, the model and the metrics that `auto` and missing values stand for.
+      model: the flags of the model, with the model and the metrics that `auto` and missing values stand for.
       thaw: trains from now on what --freeze has frozen.
     """
 
@@ -185,11 +185,11 @@ def built_objective(chosen: Assignment, network: keras.Model, dataset: Dataset) 
 
 
 def _in_words(model: flags.Model, chosen: Assignment) -> flags.Model:
-    """The flags with the task and the metrics that were chosen. Several heads have no flags for theirs."""
+    """The flags with the metrics that were chosen. Several heads have no flags for theirs."""
     if chosen.head is None:
         return model
     metrics = model.metrics or ",".join(chosen.head.task.metrics)
-    return dataclasses.replace(model, task=chosen.name, metrics=metrics)
+    return dataclasses.replace(model, metrics=metrics)
 
 
 def _make_optimizer(
@@ -247,7 +247,7 @@ def facts(config: flags.Config, dataset: Dataset) -> dict[str, Any]:
 
 def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathlib.Path) -> pathlib.Path:
     """Writes the file from which training goes on, the first kind that holds the model, and returns its path."""
-    from loopwright.trainer.commands import scaling
+    from loopwright.trainer.commands import exported, scaling
     from loopwright.trainer.export import formats
 
     loss, metrics = plain_loss(job)
@@ -261,7 +261,7 @@ def export_model(job: Job, config: flags.Config, dataset: Dataset, folder: pathl
         say=lambda line: say(flags.as_flags(line)),
         loss=loss,
         metrics=metrics,
-        facts=facts(config, dataset),
+        facts=facts(config, dataset) | exported.described(job, dataset),
     )
 
 

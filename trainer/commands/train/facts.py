@@ -28,6 +28,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
     return {
         "dataset_fingerprint": dataset.fingerprint,
         "execution": plan.config.run.execution,
+        "task": plan.job.assignment.name,
         **plan.measured,
         "parameters": plan.job.state.model.count_params(),
         "steps_per_epoch": feed.steps_per_epoch,
