@@ -94,6 +94,7 @@ def test_user_without_a_home_folder_is_told_what_to_give(tmp_path: pathlib.Path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_locale_without_utf_8_works_or_is_told(tmp_path: pathlib.Path, mnist_dir: pathlib.Path, usual: Any) -> None:
     (tmp_path / "job.txt").write_text("# für Latin-1\n" + "\n".join(JOB[1:]), encoding="utf-8")
     words = ("train", "--flagfile=job.txt", f"--data_dir={mnist_dir}")

@@ -122,7 +122,13 @@ def alike(one: Any, other: Any) -> bool:
     return one == (pytest.approx(other, rel=1e-4, abs=1e-4) if isinstance(one, float) else other)
 
 
-@pytest.mark.parametrize("name", [*CASES][2:-1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("multi_label", "two_heads") else pytest.param(name, marks=pytest.mark.slow)
+        for name in [*CASES][2:-1]
+    ],
+)
 def test_task_trains_and_predicts_its_split(here: Any, name: str) -> None:
     case = CASES[name]
     train(here, case, "--workdir=run", "--train_steps=2")
@@ -266,6 +272,7 @@ def test_texts_are_predicted_line_by_line_and_as_a_table(here: Any, monkeypatch:
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
 
 
+@pytest.mark.slow
 def test_language_model_continues_texts_alike_from_run_and_file(here: Any) -> None:
     train(here, CASES["language_model"], "--workdir=run", "--train_steps=60")
     shutil.copy("run/exports/model.h5", "alone.h5")

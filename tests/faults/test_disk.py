@@ -60,9 +60,8 @@ def take_handles(trainer: Any) -> None:
     resource.prlimit(trainer.pid, resource.RLIMIT_NOFILE, (count, count))
 
 
-@pytest.mark.parametrize(
-    "limit", ["file size", *(pytest.param(limit, marks=pytest.mark.slow) for limit in ("open files", "log size"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["file size", "open files", "log size"])
 def test_limit_of_the_process(
     start: Any, goes_on: Any, assert_whole: Any, tmp_path: pathlib.Path, survived: Any, limit: str
 ) -> None:

@@ -59,7 +59,7 @@ def test_table_has_the_least_size_of_each_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", [SOME[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SOME[1:])])
 def test_network_keeps_the_contract(name: str, precision: str) -> None:
     model = create(name, precision=precision)
     outputs = model(pixels())

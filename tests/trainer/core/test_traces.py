@@ -104,6 +104,7 @@ CHANGES: dict[str, Callable[[trainer.TrainState, CountedStep], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_a_trace_depends_on_is_traced_again(
     make_state: Any, make_feed: Any, counted: CountedStep, name: str

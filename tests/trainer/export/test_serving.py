@@ -84,7 +84,7 @@ def test_saved_model_of_a_table_takes_its_columns(tmp_path: pathlib.Path) -> Non
     assert set(served.structured_input_signature[1]) == {"area__m__", "x2nd", "town", "rank"}
 
 
-@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("words", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_saved_model_of_texts_takes_strings(tmp_path: pathlib.Path, words: bool) -> None:
     text = TextPreprocessing("word", ["", "[UNK]", "cat", "dög"], 3, words=words)
     ids = keras.Input((3,), dtype="int32")
