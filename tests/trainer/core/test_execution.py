@@ -88,7 +88,7 @@ def test_xla_is_bit_equal_for_any_stack_and_cadence_with_two_programs(trained: A
     one, logged, traces = trained(trainer.xla(3), model=dropout_mlp, hooks=[trainer.every(7, look)])
     assert traces == 2  # one for whole batches and one for ragged batches, however much of a stack is left
     assert look.steps == [7, 14, 21]  # a hook that may change the state is not called just because the run ends
-    assert [step for step, _ in logged] == [10, 20, 23]
+    assert [step for step, _ in logged] == [10, 20]
     other, logged_by_other, traces = trained(trainer.xla(50), model=dropout_mlp)
     assert traces == 2
     assert logged_by_other == logged
