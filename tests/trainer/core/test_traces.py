@@ -328,4 +328,6 @@ print(resident() - before)
 def test_thirty_calls_do_not_grow(kind: str) -> None:
     done = subprocess.run([sys.executable, "-c", GROWTH, kind], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) < 6  # MB; tracing again at each call would be 50 with graph, and 390 with xla
+    assert (
+        float(done.stdout.splitlines()[-1]) < 6
+    )  # MB; tracing again at each call would be 50 with graph, and 390 with xla
