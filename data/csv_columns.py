@@ -60,10 +60,12 @@ class Column:
     numbers: int = 0
     longest: int = 0
     whole: bool = True
-    #: The line and the text of the first value that is not a number, that float32 can't hold, and that says "missing".
+    #: The line and the text of the first value that is not a number, that float32 can't hold, that says "missing", and that
+    #: is a whole number which float32 rounds.
     first_other: tuple[int, str] | None = None
     first_endless: tuple[int, str] | None = None
     first_marked: tuple[int, str] | None = None
+    first_rounded: tuple[int, str] | None = None
     #: The first different values, for messages.
     first_values: list[str] = dataclasses.field(default_factory=list)
     #: How often each value came, in the order of appearance. None if there are too many.
@@ -95,6 +97,8 @@ class Column:
             self.whole = self.whole and value.is_integer()
             if abs(value) > _FLOAT32_MAX:
                 self.first_endless = self.first_endless or (line, text)
+            elif value.is_integer() and float(np.float32(value)) != value:
+                self.first_rounded = self.first_rounded or (line, text)
         if len(text) > self.longest:
             self.longest = len(text)
         if self.values is not None:
@@ -121,7 +125,12 @@ class Column:
 
     @property
     def remark(self) -> str | None:
-        """What a user may not expect: a column that holds numbers but for a few values."""
+        """What a user may not expect: a column that holds numbers but for a few values, or numbers that float32 rounds."""
+        if self.kind == NUMBER and self.first_rounded:
+            line, text = self.first_rounded
+            return (
+                f"{self.name}: float32 rounds {shown(text)} (line {line}) and its like; subtract a constant in the file"
+            )
         if self.first_other is None or self.numbers < _NEARLY * (self.rows - self.empty):
             return None
         line, text = self.first_other

@@ -29,7 +29,7 @@ from loopwright.data.record_files import ARRAY_RECORD
 from loopwright.data.scaling import Scaling
 from loopwright.data.sequential_feed import sequential_feed
 from loopwright.data.splits import RecordSplit, decode_all, good_batches, rows_of
-from loopwright.data.target import CLASS, NUMBER, OF_CLASSES, TOKENS, Target
+from loopwright.data.target import CLASS, NUMBER, OF_CLASSES, TOKENS, Target, is_padded
 
 _SAMPLES_IN_FINGERPRINT = 64
 #: How far to look for a bad sample before and after a step. Nobody knows how far a failed call had come, or how far the
@@ -283,6 +283,24 @@ class Dataset:
                 if self.options.progress:
                     self.options.progress(f"counting {split}", place + rows_of(batch), stored.num_examples)
         return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found)
+
+    def class_counts(self, split: str) -> list[int]:
+        """How often each class comes among the labels of the good samples. Positions of padding aren't counted."""
+        stored = self.split(split)
+        if isinstance(stored, RecordSplit):
+            stored = RecordSplit(stored.files, stored.decoder.only_labels())
+        counts = np.zeros(self.num_classes, np.int64)
+        with self._explained(split):
+            for _, batch in good_batches(stored, stored.num_examples, self.bad(split)):
+                y = batch["y"].numpy()
+                y = y[batch["sample_weight"].numpy() > 0] if self._pads_labels else y
+                counts += np.bincount(y.ravel(), minlength=len(counts))
+        return counts.tolist()
+
+    @property
+    def _pads_labels(self) -> bool:
+        """Whether labels are padded to one length. Weights `[B, T]` then say which positions are real."""
+        return self.target is not None and is_padded(self.features[self.keys.label], self.target)
 
     def explain(self, feed: Any, step: int) -> DataError | None:
         """The error that explains why reading failed near a step of a feed, or None if no sample there is bad."""

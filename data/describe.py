@@ -127,6 +127,9 @@ class _Reader:
         if self._options.say:
             self._options.say(f"{self._name}: {line}")
 
+    def num_examples(self, split: str) -> int:
+        return RecordFiles.of(self._builder, split).num_examples
+
     def batches(self, decoder: Decoder, split: str) -> Iterator[dict[str, Any]]:
         """The raw samples of a split in batches. Raises DataError for more bad samples than are allowed."""
         stored = RecordSplit(RecordFiles.of(self._builder, split), decoder)
@@ -188,22 +191,9 @@ def _learned(reader: _Reader, decoder: Decoder, recipe: Recipe, split: str) -> P
         return None
     if recipe.state is not None:
         return preprocessing.from_state(recipe.state, decoder.keys, form, recipe.sequence_length)
-    counted = _Counted(reader.batches(decoder, split))
-    learned = preprocessing.adapt(decoder.features, decoder.keys, recipe, counted)
-    if isinstance(learned, TextPreprocessing) and not decoder.keys.labels and counted.samples > 1:
+    learned = preprocessing.adapt(decoder.features, decoder.keys, recipe, reader.batches(decoder, split))
+    if isinstance(learned, TextPreprocessing) and not decoder.keys.labels and reader.num_examples(split) > 1:
         learned = TextPreprocessing.from_state({**learned.state(), "separator": True})
     if learned is not None:
         reader.say(str(learned))
     return learned
-
-
-class _Counted:
-    """Batches, and the number of samples that have been in them."""
-
-    def __init__(self, batches: Iterator[dict[str, Any]]) -> None:
-        self._batches, self.samples = batches, 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._batches:
-            self.samples += int(tf.nest.flatten(batch)[0].shape[0])
-            yield batch

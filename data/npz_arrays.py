@@ -123,8 +123,12 @@ def look(parts: Sequence[StoredArray]) -> Seen:
 
 
 def text_of(value: Any) -> str:
+    """The text of a value. Raises DataError (exit 2) for bytes that aren't UTF-8."""
     value = value.item()
-    return value.decode() if isinstance(value, bytes) else value
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        raise DataError(f"the text {value!r:.40} is not UTF-8; save texts as str (dtype U)", exit_code=2) from None
 
 
 def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any], bool]:

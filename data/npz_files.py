@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +169,14 @@ def _by_split(dataset: str, stored: Mapping[str, StoredArray]) -> dict[str, dict
         match = _NAMED.fullmatch(name)
         if match:
             key, split = (match["key"] or match["rest"]), (match["split"] or match["first"])
-            arrays.setdefault(SPLITS[split.lower()], {})[key] = array
+            of_split = arrays.setdefault(SPLITS[split.lower()], {})
+            if key in of_split:
+                raise DataError(
+                    f"dataset={dataset!r}: both {of_split[key].name} and {name} are {key!r} of the split "
+                    f"{SPLITS[split.lower()]!r}; leave one of them out of the file",
+                    exit_code=2,
+                )
+            of_split[key] = array
     if "train" not in arrays:
         return {UNDIVIDED: {name: array for name, array in stored.items() if not _NAMED.fullmatch(name)}}
     if len(arrays) == 1:
@@ -293,6 +301,8 @@ def _label_feature(array: StoredArray, label: Label) -> Any:
 def _input_feature(array: StoredArray) -> Any:
     shape = array.shape[1:]
     if array.dtype.kind in "US":
+        if math.prod(shape) != 1:
+            raise DataError(f"{array.described}: a sample holds several texts; join them into one", exit_code=2)
         return tfds.features.Text(doc="text")
     if array.dtype == np.uint8 and (len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS)):
         return tfds.features.Image(

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from loopwright.data.autograph import no_autograph
@@ -79,12 +80,28 @@ class StackedFeed:
         return tf.where(ragged, tf.constant(1, tf.int64), rows)
 
     def starts(self, start_step: int) -> tf.data.Dataset:
-        """The steps at which stacks begin, from `start_step` on."""
+        """The steps at which stacks begin, from `start_step` on.
+
+        Each is computed from its number. `scan` would do it with less arithmetic, but TensorFlow keeps the function of each
+        `scan` for ever.
+        """
         stop = self.feed.end
-        starts = tf.data.Dataset.counter() if stop is None else tf.data.Dataset.range(max(stop - start_step, 0))
-        follow = no_autograph(lambda step, _: (step + self.length_tensor(step), step))
-        starts = starts.scan(tf.constant(start_step, tf.int64), follow)
+        starts = tf.data.Dataset.range(np.iinfo(np.int64).max).map(
+            no_autograph(lambda number: self._start(number, start_step))
+        )
         return starts if stop is None else starts.take_while(no_autograph(lambda step: step < stop))
+
+    def _start(self, number: tf.Tensor, start_step: int) -> tf.Tensor:
+        """The step at which a stack begins; stacks are numbered from `start_step`, and a ragged batch is a stack alone."""
+        if not self.feed.has_ragged_batch:
+            return start_step + number * self.k
+        epoch, steps = divmod(start_step, self.feed.steps_per_epoch)
+        last = self.feed.steps_per_epoch - 1  # the place of the ragged batch
+        in_first, in_each = (-(-(last - place) // self.k) + 1 for place in (steps, 0))
+        later = number - in_first
+        of_first = tf.minimum(steps + number * self.k, last)
+        of_later = (1 + later // in_each) * (last + 1) + tf.minimum(later % in_each * self.k, last)
+        return epoch * (last + 1) + tf.where(number < in_first, of_first, of_later)
 
 
 def stack_batches(stacked: StackedFeed, start_step: int) -> tf.data.Dataset:

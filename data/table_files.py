@@ -278,7 +278,7 @@ def _is_header(rows: list[list[str]], names: list[str]) -> bool:
         below = collections.Counter(row[place] for row in others)
         if below and number(value) is None and all(number(text) is not None for text in below):
             return True
-        if value and len(below) > 1 and value not in below and min(below.values()) >= _OFTEN:
+        if number(value) is None and len(below) > 1 and value not in below and min(below.values()) >= _OFTEN:
             return True
     return False
 

@@ -104,6 +104,16 @@ class TextPreprocessing(tf.Module):
         ids = self._layer(_as_utf8(raw))
         return tf.RaggedTensor.from_tensor(ids) if self.words else ids
 
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Tokens that a language model never writes: padding, and the one for all that is unknown."""
+        return (0,) if self.tokens == "byte" else (0, 1)
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a text; None where texts have no end."""
+        return len(self.vocabulary) - 1 if self.separator else None
+
     def text(self, ids: Iterable[int]) -> str:
         """The text of token ids, without padding."""
         kept = [int(number) for number in ids if number]

@@ -69,7 +69,9 @@ class UserDataset:
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes. Empty if the label is a regression target."""
+        """The names of the classes. Empty if the label is a regression target, and for several labels."""
+        if isinstance(self.specs["y"], dict):
+            return ()
         made = self._made(self.train_split, batch_size=1, seed=0)
         if isinstance(made, tf.data.Dataset):
             self._refuse(self.train_split, one_hot(made))
@@ -130,6 +132,10 @@ class UserDataset:
         feed = self._feed(split, 256, seed=0, shuffle=False, augment=None, either_size=True)
         steps = feed.steps_per_epoch
         return np.concatenate([batch["y"].numpy() for batch in feed().take(steps)])
+
+    def class_counts(self, split: str) -> list[int]:
+        """How often each class comes among the labels of a split."""
+        return np.bincount(np.ravel(self.labels(split)), minlength=self.num_classes).tolist()
 
     @functools.cached_property
     def fingerprint(self) -> str:

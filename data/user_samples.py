@@ -32,6 +32,8 @@ def is_class(dtype: tf.DType) -> bool:
 
 def not_samples(specs: dict[str, Any]) -> str:
     """Why a dataset with these specs doesn't give single samples with a label, or an empty text if it may do so."""
+    if isinstance(specs["y"], dict):
+        return "y is a dict; return a single label, or a Feed for several labels"
     if not (is_class(specs["y"].dtype) or specs["y"].dtype.is_floating):
         return (
             f"the labels are of type {specs['y'].dtype.name}; return the number of the class, and give the function an "

@@ -50,8 +50,9 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: Any) -> keras.Mo
     x = _preprocessed(x, NAMES[name])
     with keras.name_scope("backbone"):
         network = getattr(keras.applications, name)(
-            include_top=False, weights=None, input_shape=tuple(x.shape[1:]), pooling="avg", name="backbone"
+            include_top=False, weights=None, input_shape=tuple(x.shape[1:]), pooling="avg"
         )
+    network.name = "backbone"  # EfficientNetV2 looks its blocks up by the name that it is given
     return keras.Model(inputs, head(network(x), num_classes), name=name.lower())
 
 

@@ -27,7 +27,11 @@ def matched(model: keras.Model, pattern: str) -> list[Any]:
         raise ModelError(
             f"freeze={pattern}: matches {'none' if not found else 'all'} of the {len(variables)} variables: {some}"
         )
-    leaves = [layer for layer in model._flatten_layers(include_self=False) if not layer._layers and layer.weights]
+    leaves = [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if not layer._layers and layer.trainable and layer.weights
+    ]
     return [
         *(layer for layer in leaves if all(re.search(pattern, weight.path) for weight in layer.weights)),
         *found,

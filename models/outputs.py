@@ -110,10 +110,12 @@ def _last_operation(model: keras.Model, head: str) -> str | None:
     import keras
 
     last: Any = model
+    place: int | None = None  # of the output in a nested model
     while isinstance(last, keras.Model) and getattr(last, "outputs", None):
-        struct = getattr(last, "_outputs_struct", None)
-        output = struct[head] if isinstance(struct, dict) and head in struct else last.outputs[0]
-        last = output._keras_history.operation
+        struct: Any = getattr(last, "_outputs_struct", None)
+        named = place is None and isinstance(struct, dict) and head in struct
+        output = struct[head] if named else last.outputs[place or 0]
+        last, _, place = output._keras_history
     kind = type(last)
     if kind.__module__.startswith("keras.") and kind.__name__ in ("Softmax", "Sigmoid"):
         return kind.__name__.lower()

@@ -66,13 +66,14 @@ def test_text_alone_is_a_language_model() -> None:
         keys({"text": text}, task="classification")
 
 
-def test_texts_of_many_samples_are_one_row(every_kind: str) -> None:
+@pytest.mark.parametrize("tokens", ["auto", "byte"])
+def test_texts_of_many_samples_are_one_row(every_kind: str, tokens: str) -> None:
     options = {"data_dir": every_kind, "input_key": "text", "task": "language_model", "sequence_length": 8}
-    dataset = data.load("every_kind", **options)
-    tokens = dataset.split("train").tokens.numpy()
+    dataset = data.load("every_kind", tokens=tokens, **options)
+    row = dataset.split("train").tokens.numpy()
     texts = "".join(
         "\n" if token == len(dataset.preprocessing.vocabulary) - 1 else dataset.preprocessing.text([token])
-        for token in tokens
+        for token in row
     )
     assert texts.count("\n") == 59
     assert dataset.split("train").stride == 4

@@ -214,6 +214,21 @@ def test_blocks_are_read_one_after_another(opened: Callable[..., Any], monkeypat
             {},
             r"the class '2' of 'y' is in the split 'test' \(10 samples\)",
         ),
+        (
+            {"x_train": FRACTIONS, "y_train": CLASSES, "x_val": FRACTIONS, "x_eval": FRACTIONS, "y_val": CLASSES},
+            {},
+            r"both x_val and x_eval are 'x' of the split 'validation'; leave one of them out of the file",
+        ),
+        (
+            {"x": np.array([["a", "b"]] * 30), "y": CLASSES},
+            {},
+            r"x .*: a sample holds several texts; join them into one",
+        ),
+        (
+            {"x": np.array([b"\xff" + bytes([65 + n]) for n in range(30)]), "y": CLASSES},
+            {},
+            r"is not UTF-8; save texts as str",
+        ),
     ],
 )
 def test_bad_arrays_are_refused(

@@ -167,6 +167,17 @@ def test_header_is_told_from_data_where_names_are_given(opened: Callable[..., An
         assert builder.info.features["label"].names == ["ham", "spam"]
 
 
+def test_first_row_of_numbers_is_no_header_where_names_are_given(opened: Callable[..., Any]) -> None:
+    rows = "".join(f"{20 + i % 10},{i / 2},{('yes', 'no')[i % 2]}\n" for i in range(200))
+    builder, _ = opened("37,1.5,yes\n" + rows, columns="age,size,label")
+    assert sum(info.num_examples for info in builder.info.splits.values()) == 201
+
+
+def test_whole_numbers_that_float32_rounds_are_told(opened: Callable[..., Any]) -> None:
+    _, lines = opened("when,label\n" + "".join(f"{1_700_000_000 + i},{i % 2}\n" for i in range(40)))
+    assert "when: float32 rounds '1700000001' (line 3) and its like; subtract a constant in the file" in lines
+
+
 def test_what_may_surprise_is_told(opened: Callable[..., Any]) -> None:
     rows = [f"{i},{i},,{'1,5' if i == 7 else i},{i}" if i != 7 else f'{i},{i},,"1,5",{i}' for i in range(40)]
     builder, lines = opened("\n".join([",a,empty,nearly,target", *rows]))

@@ -15,7 +15,7 @@ from loopwright.models import applications
 from loopwright.trainer.export import safe_load
 
 #: A small network of each way to scale pixels, and the others that have layers of their own.
-SOME = ("MobileNetV3Small", "MobileNet", "DenseNet121", "ResNet50", "EfficientNetB0")
+SOME = ("MobileNetV3Small", "MobileNet", "DenseNet121", "ResNet50", "EfficientNetB0", "EfficientNetV2B0")
 #: Keras can't rebuild these from an `.h5`.
 NO_H5 = ("MobileNetV3Small",)
 

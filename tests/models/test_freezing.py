@@ -73,6 +73,17 @@ def test_unfreezing_takes_it_back() -> None:
     assert all(equal(arrays(model.weights), free.weights))
 
 
+def test_what_the_model_itself_has_frozen_stays_frozen() -> None:
+    model = keras.Sequential([keras.Input((2,)), *(keras.layers.Dense(2, name=name) for name in ("a1", "a2", "b"))])
+    model.get_layer("a1").trainable = False
+    found = models.matched(model, r"a\d")
+    for value in (False, True):
+        for part in found:
+            part.trainable = value
+    trained = ["/".join(variable.path.split("/")[-2:]) for variable in model.trainable_variables]
+    assert trained == ["a2/kernel", "a2/bias", "b/kernel", "b/bias"]
+
+
 def test_a_pattern_of_some_variables_freezes_no_layer() -> None:
     model = build()
     freeze(model, "gamma|beta")

@@ -28,6 +28,14 @@ def softmax() -> Any:
     return layers.Dense(3, activation="softmax")
 
 
+def test_head_of_a_nested_model_is_asked_and_not_its_first_output() -> None:
+    inputs, x = flat()
+    inner = keras.Model(inputs, [layers.Dense(3)(x), layers.Dense(2, activation="sigmoid")(x)])
+    outer = keras.Model(inputs, dict(zip("ab", inner(inputs), strict=True)))
+    assert models.is_activated("", outer, "sigmoid", "auto", "b")
+    assert not models.is_activated("", outer, "softmax", "auto", "a")
+
+
 def mean_of_two_heads() -> keras.Model:
     inputs, x = flat()
     return keras.Model(inputs, layers.Average()([softmax()(x), softmax()(x)]))
