@@ -37,7 +37,7 @@ _PLAIN = (
     tf.TypeSpec,
 )
 #: Types that hold nothing a trace depends on, or are compared by identity.
-_WHOLE = (tf.Tensor, tf.Variable, type, keras.KerasTensor, keras.Initializer)
+_WHOLE = (tf.Tensor, tf.Variable, keras.KerasTensor, keras.Initializer)
 #: Standard types whose attributes belong to the user.
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 #: What `train` itself writes to a state.
@@ -45,9 +45,12 @@ _OF_STATE = frozenset({"compiled_calls", "window_names", "_empty"})
 #: What `fit` and `compile` write to a model, and no step reads.
 _OF_FIT = frozenset({"stop_training", "stop_evaluating", "stop_predicting", "history", "optimizer"})
 #: Attributes of Keras's base classes that do matter to a trace.
-_OF_KERAS = frozenset({"_trainable", "_dtype_policy", "_remat_mode", "autocast", "activity_regularizer"})
+_OF_KERAS = frozenset({"_trainable", "_dtype_policy", "_remat_mode", "autocast", "activity_regularizer"}) | {
+    "_compile_loss",
+    "_compile_metrics",
+}
 #: Larger arrays are compared by identity.
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 26
 #: Attributes of attributes are followed to this depth, and no further after this number of values.
 _MOST_DEPTH, _MOST_VALUES = 12, 50_000
 
@@ -97,11 +100,17 @@ class _Walk:
         if isinstance(value, _PLAIN):
             self.found[path] = repr(value)
             return
+        if isinstance(value, type):  # its attributes may be settings
+            self.found[path] = Same(value)
+            self._enter_class(value, depth + 1)
+            return
         if id(value) in self._seen:
             self.found[path] = f"the same as {self._seen[id(value)][0]}"
             return
         self._seen[id(value)] = path, value  # kept alive, so that no other object gets its id
-        if isinstance(value, _WHOLE) or depth > _MOST_DEPTH or len(self.found) > _MOST_VALUES:
+        if depth > _MOST_DEPTH or len(self.found) > _MOST_VALUES:
+            self.found[path] = Same(object())  # equal to nothing: rather traced again than stale
+        elif isinstance(value, _WHOLE):
             self.found[path] = Same(value)
         elif isinstance(value, np.ndarray):
             self.found[path] = _of_array(value)
@@ -180,7 +189,7 @@ class _Walk:
             self._seen[id(base)] = base.__qualname__, base
             for name, given in list(vars(base).items()):
                 part = getattr(given, "__func__", getattr(given, "fget", given))
-                if isinstance(part, types.FunctionType) or (isinstance(part, _PLAIN) and not name.startswith("__")):
+                if isinstance(part, types.FunctionType) or not name.startswith("__"):
                     self.add(f"{base.__qualname__}.{name}", part, depth)
 
     def _enter_function(self, path: str, function: types.FunctionType, depth: int) -> None:
@@ -191,6 +200,8 @@ class _Walk:
             self.add(f"{path}()", (function.__defaults__, function.__kwdefaults__), depth)
         if _is_library(_package(function.__module__)):
             return
+        if vars(function):
+            self.add(f"{path}.__dict__", vars(function), depth)
         names = _names(function.__code__)
         for name in sorted(names & function.__globals__.keys()):
             self._enter_global(f"{function.__module__}.{name}", function.__globals__[name], names, depth)
@@ -201,10 +212,10 @@ class _Walk:
             return
         if not isinstance(value, types.ModuleType):
             self.add(path, value, depth)
-        elif not _is_library(_package(value.__name__)):
+        elif not _is_library(_package(value.__name__)) and (id(value), names) not in self._seen:
+            self._seen[id(value), names] = path, value
             for name in sorted(names & vars(value).keys()):
-                if not isinstance(vars(value)[name], types.ModuleType):
-                    self.add(f"{path}.{name}", vars(value)[name], depth)
+                self._enter_global(f"{path}.{name}", vars(value)[name], names, depth)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:

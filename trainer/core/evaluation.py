@@ -39,7 +39,9 @@ def evaluate(state: TrainState, feed: border.AnyFeed, objective: Objective) -> d
 
 
 def evaluator(state: TrainState, feed: border.AnyFeed, objective: Objective) -> Callable[[], dict[str, float]]:
-    """A function that evaluates, for more than one call. It is compiled once, and again only where something has changed.
+    """A function that evaluates, for more than one call.
+
+    It is compiled once. A new evaluator takes the same trace if nothing has changed.
 
     Where the optimizer keeps an average of the weights, that average is evaluated. Every variable that the evaluation
     changes is put back afterwards: the state of Keras metrics, which belongs to the training window, the seeds of a model

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 
 from loopwright.trainer.base.errors import first_line, what
-from loopwright.trainer.core.prepared import OF_ONE_CLASS_EACH, OF_SCORES, PreparedLoss, PreparedMetric
+from loopwright.trainer.core.prepared import OF_ONE_CLASS_EACH, OF_SCORES, OwnMetric, PreparedLoss, PreparedMetric
 
 #: The short names that Keras has for some losses and metrics, in lower case.
 SHORT = {
@@ -108,7 +108,10 @@ def make_loss(text: str, *, from_logits: bool = False, activation: str | None = 
     """
     named = parse("loss", text)
     if named.is_own:
-        return _own("loss", text, named, {"from_logits": from_logits, **defaults}, keras.losses.Loss)
+        own = _own("loss", text, named, {"from_logits": from_logits, **defaults}, keras.losses.Loss)
+        if activation is None or not isinstance(own, keras.losses.Loss):
+            return own  # Keras itself gives a function labels of the rank of the outputs
+        return PreparedLoss(own, type(own).__name__, "", one_hot=False)
     kind = keras_class("loss", text, named.name)
     takes = inspect.signature(kind).parameters
     _check_kind("loss", text, kind, activation)
@@ -155,7 +158,10 @@ def make_metrics(
 def _metric(text: str, from_logits: bool, activation: str | None, num_classes: int) -> Any:
     named = parse("metrics", text)
     if named.is_own:
-        return _own("metrics", text, named, {"from_logits": from_logits}, keras.metrics.Metric)
+        own = _own("metrics", text, named, {"from_logits": from_logits}, keras.metrics.Metric)
+        if activation is None or not isinstance(own, keras.metrics.Metric):
+            return own
+        return OwnMetric(own, "", one_hot=False)
     by_kind = named.name.lower() in ("accuracy", "acc")
     if by_kind and activation in (None, "softmax"):
         if named.options:

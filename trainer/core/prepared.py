@@ -123,3 +123,13 @@ class PreparedMetric(keras.metrics.Metric):
 
     def reset_state(self) -> None:
         self.inner.reset_state()
+
+
+class OwnMetric(PreparedMetric):
+    """A metric of the user's own. Labels that are single numbers get the rank of the outputs; all else stays as it is."""
+
+    @no_autograph
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        y, outputs = prepared(type(self.inner).__name__, y_true, y_pred, "", False)
+        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return self.inner.update_state(y, outputs, **weight)

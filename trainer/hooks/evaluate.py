@@ -42,6 +42,7 @@ class Evaluate:
     @contextlib.contextmanager
     def open(self, state: TrainState) -> Iterator[None]:
         """Opens the writers at the state's step."""
+        self._run = None  # what it was traced from may have changed since the last call of `train`
         with opened(self.writers, int(state.step)):
             yield
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -15,6 +15,50 @@ from loopwright.trainer.base.fingerprint import fingerprint
 SCALE = 1.0
 SETTINGS = types.ModuleType("settings_of_a_user")
 SETTINGS.scale = 1.0  # type: ignore[attr-defined]
+
+
+class Settings:
+    """Settings of a user, which code reads from the class itself."""
+
+    scale = 1.0
+    table: ClassVar[dict[str, float]] = {"a": 1.0}
+
+
+def of_class(x: float) -> float:
+    return x * Settings.scale * Settings.table["a"]
+
+
+def of_function(x: float) -> float:
+    return x * of_function.scale  # type: ignore[attr-defined]
+
+
+of_function.scale = 1.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("of", "place", "name"),
+    [(of_class, Settings, "scale"), (of_class, Settings.table, "a"), (of_function, of_function, "scale")],
+)
+def test_what_classes_and_functions_hold_is_seen(
+    of: Any, place: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(of=of)
+    assert fingerprint(of=of) == before
+    change = monkeypatch.setitem if isinstance(place, dict) else monkeypatch.setattr
+    change(place, name, 2.0)
+    assert fingerprint(of=of) != before
+
+
+def test_array_that_is_changed_in_place_is_seen() -> None:
+    array = np.zeros(300_000)
+    before = fingerprint(array=array)
+    array[7] = 1
+    assert fingerprint(array=array) != before
+
+
+def test_too_much_to_look_at_is_equal_to_nothing() -> None:
+    many = [float(number) for number in range(60_000)]
+    assert fingerprint(many=many, last=object()) != fingerprint(many=many, last=object())
 
 
 def of_global(x: float) -> float:

@@ -1,6 +1,7 @@
 """Losses, metrics, optimizers and schedules by Keras's names: what is made, and that `fit` computes the same with it."""
 
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -399,7 +400,7 @@ def test_metric_of_ones_own_is_taken_or_made(own: str) -> None:
     one, function = make_metrics(f"{own}:counted,{own}:plain", activation="")
     (again,) = make_metrics(f"{own}:counted", activation="")
     assert one is not again  # a metric belongs to one model
-    assert isinstance(one, keras.metrics.MeanSquaredError)
+    assert isinstance(one.inner, keras.metrics.MeanSquaredError)
     assert function.__name__ == "plain"
 
 
@@ -586,3 +587,37 @@ def test_schedules_are_all_those_of_keras() -> None:
     assert set(SCHEDULES.values()) == set(keras_names.keras_classes("learning_rate"))
     for text, name in SCHEDULES.items():
         assert type(trainer.make_schedule("constant", text)).__name__ == name
+
+
+class SquaredLoss(keras.losses.Loss):
+    """A loss as users write it, which knows nothing of ranks."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_mean((tf.cast(y_true, y_pred.dtype) - y_pred) ** 2)
+
+
+class AbsoluteError(keras.metrics.Metric):
+    """A metric as users write it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="absolute")
+        self.total, self.seen = (self.add_weight(initializer="zeros", name=name) for name in ("total", "seen"))
+
+    def update_state(self, y_true: Any, y_pred: Any) -> None:
+        errors = tf.abs(tf.cast(y_true, y_pred.dtype) - y_pred)
+        self.total.assign_add(tf.reduce_sum(errors))
+        self.seen.assign_add(tf.cast(tf.size(errors), tf.float32))
+
+    def result(self) -> Any:
+        return self.total / self.seen
+
+
+def test_own_loss_and_metric_get_targets_of_the_outputs_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "own_of_test", sys.modules[__name__])
+    y, outputs = np.array([1.0, 5.0, 9.0], np.float32), tf.constant([[2.0], [3.0], [4.0]])
+    loss = make_loss("own_of_test:SquaredLoss", activation="")
+    assert float(loss(y, outputs)) == pytest.approx((1 + 4 + 25) / 3)
+    (metric,) = make_metrics("own_of_test:AbsoluteError", activation="")
+    metric.update_state(y, outputs)
+    assert float(metric.result()) == pytest.approx((1 + 2 + 5) / 3)
+    assert metric.name == "absolute"
