@@ -234,6 +234,11 @@ def check_unfreezing(model: Model, optimization: Optimization) -> None:
             f"--unfreeze_at={model.unfreeze_at} and --ema_decay={optimization.ema_decay} exclude each other: an average of "
             "weights has to begin with all of them; give one of them"
         )
+    if model.unfreeze_at is not None and optimization.gradient_accumulation > 1:
+        raise UsageError(
+            f"--unfreeze_at={model.unfreeze_at} and --gradient_accumulation={optimization.gradient_accumulation} exclude "
+            "each other: the sums of gradients belong to one set of variables; give one of them"
+        )
 
 
 def check_plateau(optimization: Optimization, run: Run) -> None:

@@ -20,7 +20,7 @@ from loopwright.flags.config import Data, Model, Run
 from loopwright.flags.errors import UsageError
 from loopwright.flags.other_commands import Benchmark, Description, Doctor, Export, Parity
 
-_FOLDER = "folder:"
+_FOLDER, FILES = "folder:", ("csv:", "npz:", "text:")
 #: Files that `trainer` writes: into a run's folder, and into a checkpoint's.
 _FLAGFILE, _CHECKPOINTS, _MANIFEST = "flags.txt", "checkpoints", "manifest.json"
 #: What Keras writes, and what marks a folder out of which weights can be taken: a run's, or one of TensorFlow's checkpoints.
@@ -71,7 +71,7 @@ def check_data(data: Data) -> None:
     if data.dataset.startswith(_FOLDER):
         if not _is_folder(pathlib.Path(local_path("dataset", data.dataset.removeprefix(_FOLDER)))):
             raise UsageError(f"--dataset={data.dataset}: there is no such folder")
-    elif FUNCTION.fullmatch(data.dataset):
+    elif not data.dataset.startswith(FILES) and FUNCTION.fullmatch(data.dataset):
         _check_module("dataset", data.dataset)
     for name, pixels in augmentations(data.augment):
         if pixels is None and ":" in name:

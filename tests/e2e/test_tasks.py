@@ -326,3 +326,44 @@ def test_saved_model_takes_raw_texts_and_columns(here: Any) -> None:
     assert [row["prediction"] for row in rows] == pytest.approx(found["outputs"].numpy().ravel().tolist(), rel=1e-5)
     facts = json.loads(pathlib.Path("regression/exports/saved_model/assets/facts.json").read_text())
     assert facts["signature_names"]["area (m²)"] == "area__m__"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if name != "two_heads"])
+def test_parity_is_identical(here: Any, name: str) -> None:
+    words = [word for word in CASES[name].words if not word.startswith("--workdir")]
+    found = here("parity", *words, "--batch_size=4", "--train_steps=5", "--json")
+    assert found.code == 0, found.err
+    assert found.json["identical"]
+
+
+def test_paths_without_a_slash_name_files_and_ratings_can_be_a_regression(here: Any) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 3)).astype(np.float32), rng.integers(0, 7, 80)
+    np.savez("arrays.npz", x=x, y=y)
+    pathlib.Path("ratings.csv").write_text(
+        "a,b,quality\n" + "".join(f"{row[0]:.3f},{row[1]:.3f},{one}\n" for row, one in zip(x, y, strict=True))
+    )
+    words = ("--data_dir=../tfds", "--train_steps=2", "--batch_size=16", "--progress=none")
+    arrays = here("train", "--dataset=npz:arrays.npz", "--workdir=of_arrays", *words)
+    assert arrays.code == 0, arrays.err
+    ratings = here(
+        "train", "--dataset=csv:ratings.csv", "--label_key=quality", "--task=regression", "--workdir=of_ratings", *words
+    )
+    assert ratings.code == 0, ratings.err
+    assert "root_mean_squared_error" in ratings.out
+    assert "go on" not in ratings.out  # a cosine ends where the run ends
+    there = here("evaluate", "--restore_from=of_ratings/exports/model.h5", "--json")
+    assert there.json["metrics"] == pytest.approx(here("evaluate", "--workdir=of_ratings", "--json").json["metrics"])
+
+
+def test_classes_in_another_order_are_told(here: Any) -> None:
+    words = ("--columns=label,text", "--data_dir=../tfds", "--sequence_length=6", "--train_steps=2", "--batch_size=16")
+    assert here("train", "--dataset=csv:../sms.tsv", "--workdir=run", "--progress=none", *words).code == 0
+    text = pathlib.Path("../sms.tsv").read_text(encoding="utf-8")
+    pathlib.Path("swapped.tsv").write_text(text.replace("ham\t", "zam\t"), encoding="utf-8")
+    told = here("evaluate", "--restore_from=run/exports/model.h5", "--dataset=csv:swapped.tsv")
+    assert told.code == 0, told.err
+    assert "class 0 is 'spam'" in told.err and "classes are matched by number" in told.err

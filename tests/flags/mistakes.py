@@ -34,6 +34,11 @@ MISTAKES: list[Mistake] = [
     ("train", ["--task=regresion"], ["--task=regresion", "did you mean 'regression'?"]),
     ("train", ["--loss_weights=age"], ["--loss_weights=age", "NAME:NUMBER"]),
     ("train", ["--loss_weights=age:-1"], ["--loss_weights=age:-1", "NAME:NUMBER"]),
+    (
+        "train",
+        ["--unfreeze_at=5", "--freeze=a", "--gradient_accumulation=2"],
+        ["--unfreeze_at=5", "--gradient_accumulation=2", "one of them"],
+    ),
     ("train", ["--unfreeze_at=5"], ["--unfreeze_at=5", "--freeze"]),
     (
         "train",

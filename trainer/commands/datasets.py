@@ -82,7 +82,6 @@ def _describe(config: flags.Data, description: flags.Description) -> int:
 
 def _facts(dataset: Any) -> dict[str, Any]:
     """What a dataset holds, as values for JSON."""
-    import numpy as np
 
     facts: dict[str, Any] = {"name": dataset.name, "fingerprint": dataset.fingerprint}
     if isinstance(dataset, data.Dataset):
@@ -105,8 +104,7 @@ def _facts(dataset: Any) -> dict[str, Any]:
     for split in (dataset.train_split, dataset.eval_split):
         facts["read_as"][split] = dataset.kind(split)
         if dataset.class_names and isinstance(dataset, data.Dataset):
-            counts = np.bincount(np.ravel(dataset.labels(split)), minlength=dataset.num_classes)
-            facts["class_balance"][split] = dict(zip(dataset.class_names, counts.tolist(), strict=True))
+            facts["class_balance"][split] = dict(zip(dataset.class_names, dataset.class_counts(split), strict=True))
     return facts
 
 

@@ -85,6 +85,7 @@ def _from_file(
     from loopwright.trainer.commands.train import build
     from loopwright.trainer.export import safe_load
 
+    sources.tell_of_other_classes(facts.get("class_names", ()), dataset)
     network = safe_load.load_model(path, trust=evaluation.trust_file)
     said, outputs = facts.get("identity", {}), evaluation.outputs
     names = ("task", "loss", "loss_weights", "metrics", "outputs")

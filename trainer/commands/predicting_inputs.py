@@ -238,8 +238,18 @@ def _label(target: Any, y: Any, real: Any) -> Any:
     if target.kind == "tokens":
         y = y[-1]
     if target.kind == "classes" and real is not None and real.shape == y.shape:
-        y = y[real]
+        return _with_gaps(target.names, y, real)
     return _named(target.names, y)
+
+
+def _with_gaps(names: Sequence[str], y: Any, real: Any) -> list[Any]:
+    """The classes of positions, with None where a position doesn't count. Padding at the end of a sequence is left out."""
+    import numpy as np
+
+    pairs = zip(y.flat, real.flat, strict=True)
+    found = np.array([_named(names, part) if there else None for part, there in pairs], object)
+    end = int(np.flatnonzero(real).max(initial=-1)) + 1
+    return found[:end].tolist() if y.ndim == 1 else found.reshape(y.shape).tolist()
 
 
 def _named(names: Sequence[str], y: Any) -> Any:

@@ -87,7 +87,12 @@ def _score(pairs: Sequence[tuple[Any, Mapping[str, Any]]]) -> str:
         ]
         return f"RMSE {math.sqrt(sum(squares) / len(squares)):.6g} over {len(pairs)}"
     if "classes" in first:
-        right = [one == other for label, entry in pairs for one, other in zip(_flat(label), _flat(entry["classes"]))]  # noqa: B905 - padding
+        right = [
+            one == other
+            for label, entry in pairs
+            for one, other in zip(_flat(label), _flat(entry["classes"]), strict=False)  # padding has no label
+            if one is not None
+        ]
         return f"{sum(right)} of {len(right)} positions right"
     if "labels" in first:
         return f"{sum(set(label) == set(entry['labels']) for label, entry in pairs)} of {len(pairs)} right"
@@ -122,12 +127,14 @@ def _title(entry: Mapping[str, Any]) -> str:
 
 def _label(label: Any) -> str:
     """A label in a line. Of an image of classes, the share of each class."""
+    if label is None:
+        return "·"
     if isinstance(label, float):
         return f"{label:.6g}"
     if not isinstance(label, list):
         return str(label)
-    if label and isinstance(label[0], list) and isinstance(_flat(label)[0], str):
-        flat = _flat(label)
+    flat = [part for part in _flat(label) if part is not None]
+    if label and isinstance(label[0], list) and all(isinstance(part, str) for part in flat):
         return "  ".join(f"{name} {count / len(flat):.0%}" for name, count in collections.Counter(flat).most_common(5))
     if label and isinstance(label[0], list):
         return json.dumps(_finite(label))
@@ -146,7 +153,8 @@ def _cells(row: Found) -> dict[str, str]:
             cells |= {predicted: best["class"], f"probability_{name}": f"{best['probability']:.6g}"}
         elif "labels" in entry:
             cells[predicted] = " ".join(entry["labels"])
-            cells |= {f"probability_{label}": f"{chance:.6g}" for label, chance in entry["probabilities"].items()}
+            of = f"{name}_" if len(row) > 1 else ""
+            cells |= {f"probability_{of}{label}": f"{chance:.6g}" for label, chance in entry["probabilities"].items()}
         else:
             value = next(iter(entry.values())) if len(entry) == 1 else entry
             if isinstance(value, (int, float)):

@@ -115,7 +115,7 @@ def _surest(found: Predictions, names: list[str]) -> Card:
 
 
 def _told(title: str, columns: Sequence[Column], samples: Sequence[dict[str, Any]], texts: np.ndarray) -> Card:
-    """A table of samples: their numbers, what is told of them under the titles of the columns, and their texts, if any."""
+    """A table with a row for each sample: its number, a value for each column, and its text where there is one."""
     rows = [
         [f"{one['index']:,}", *(one[column.title] for column in columns), *_text(texts, one["place"])]
         for one in samples

@@ -23,6 +23,8 @@ def decide(scale: str, network: keras.Model, feed: Any, *, tell: bool = True) ->
 
     Raises UsageError for inputs that may be images or not, and for a --scale that can't be followed.
     """
+    import tensorflow as tf
+
     from loopwright import models
     from loopwright.data.feed import unsure_message
     from loopwright.data.scaling import LARGEST
@@ -37,6 +39,11 @@ def decide(scale: str, network: keras.Model, feed: Any, *, tell: bool = True) ->
     parts = [(part, scaled) for part, scaled in _flat(feed, stored) if part.dtype in LARGEST]
     largest = max((LARGEST[part.dtype] for part, scaled in parts if scaled), default=None)
     by = models.scales_itself(network, largest) if largest else None
+    if by is None and largest and largest > LARGEST[tf.uint8] and (narrow := models.scales_itself(network)):
+        raise flags.UsageError(
+            f"the model takes pixels from 0 to 255 ({narrow}), and the images are uint16, from 0 to 65535; store them as "
+            "uint8, or use a model that doesn't scale its inputs"
+        )
     if by is not None:
         if tell:
             say(

@@ -167,7 +167,7 @@ def load_dataset(
             label_key=config.label_key,
             weight_key=config.weight_key,
             image_size=flags.checks.image_size(config.image_size),
-            task="auto" if ":" in task or task in ("binary", "regression") else task,
+            task="auto" if ":" in task else task,
             vocabulary=config.vocabulary,
             sequence_length=config.sequence_length,
             tokens=config.tokens,

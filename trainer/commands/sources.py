@@ -141,7 +141,8 @@ def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tupl
     What hooks keep in the state, such as early stopping, isn't restored. A line on stderr says where the classes of the
     dataset aren't those of the run, because outputs and labels are matched by number.
     """
-    _tell_of_other_classes(source.folder, dataset)
+    facts = _facts_of(source.folder) if RunFolder.at(source.folder).facts.exists() else {}
+    tell_of_other_classes(facts.get("class_names", ()), dataset)
     job = build.build_job(
         config.model,
         config.optimization,
@@ -152,9 +153,8 @@ def restored_job(source: Source, config: flags.Config, dataset: Dataset) -> tupl
     return job, source.restore(job.state)
 
 
-def _tell_of_other_classes(folder: pathlib.Path, dataset: Dataset) -> None:
-    """Says which class has another name in the run. A run without run.json tells nothing about its classes."""
-    known = _facts_of(folder).get("class_names", ()) if RunFolder.at(folder).facts.exists() else ()
+def tell_of_other_classes(known: Sequence[str], dataset: Dataset) -> None:
+    """Says which class has another name in the run, whose classes are `known`."""
     for number, (here, before) in enumerate(zip(dataset.class_names, known, strict=False)):
         if here != before:
             say(

@@ -271,23 +271,27 @@ def _compare(export: Export, staging: pathlib.Path, formats: Sequence[str]) -> d
         failure = new_process.failure(process)
     if failure is not None:
         raise TrainingError(f"an export can't be loaded again, so no file is replaced: {failure}")
-    largest = max(1.0, *(float(np.abs(part).max()) for part in live["all"]))
+    scales = np.array([max(1.0, float(np.abs(part).max())) for part in live["all"]])
     mixed = model.dtype_policy.compute_dtype != "float32" or any(
         getattr(layer, "compute_dtype", "float32") != "float32" for layer in model.layers
     )
     differences = {}
     for name in formats:
         answers = [question["answer"] for question in _questions(export, name)]
-        differences[name] = max(
-            _difference(name, _flat(new_process.taken(staging, f"{answer}.{part}")), expected)
+        found = [
+            _differences(name, _flat(new_process.taken(staging, f"{answer}.{part}")), expected)
             for answer in answers
             for part, expected in live.items()
-        )
-        allowed = 0.0 if name in _EXACT else largest * _TOLERANCE["mixed" if mixed else "float32"]
-        if not differences[name] <= allowed:
+        ]
+        by_output = np.max(found, axis=0)  # a NaN stays a NaN
+        differences[name] = float(np.max(by_output))
+        allowed = scales * (0.0 if name in _EXACT else _TOLERANCE["mixed" if mixed else "float32"])
+        wrong = ~(by_output <= allowed)
+        if wrong.any():
+            worst = int(wrong.argmax())
             raise TrainingError(
-                f"format {name}: its outputs differ by {differences[name]:.3g} from the live model's outputs, and at most "
-                f"{allowed:.3g} is allowed, so no file is replaced"
+                f"format {name}: its outputs differ by {by_output[worst]:.3g} from the live model's outputs, and at most "
+                f"{allowed[worst]:.3g} is allowed, so no file is replaced"
             )
     return differences
 
@@ -306,12 +310,13 @@ def _flat(outputs: Any) -> list[np.ndarray]:
     return [np.asarray(part) for part in tf.nest.flatten(outputs)]
 
 
-def _difference(name: str, found: list[np.ndarray], live: list[np.ndarray]) -> float:
+def _differences(name: str, found: list[np.ndarray], live: list[np.ndarray]) -> list[float]:
+    """The largest difference of each output."""
     if [part.shape for part in found] != [part.shape for part in live]:
         raise TrainingError(
             f"format {name}: it gives outputs of other shapes than the live model, so no file is replaced"
         )
-    return max(float(np.abs(one - other).max()) for one, other in zip(found, live, strict=True))
+    return [float(np.abs(one - other).max()) for one, other in zip(found, live, strict=True)]
 
 
 def read_exports_manifest(folder: pathlib.Path) -> dict[str, Any]:

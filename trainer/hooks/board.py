@@ -70,7 +70,7 @@ class Written:
       feed: a finite feed of token ids `[B, T]`, whose first samples begin with the prompts.
       keep: the path of the `.npz` file.
       text: makes a text of token ids.
-      activated: whether the model gives probabilities.
+      options: `activated`, `never` and `end` of `generation.writer`.
     """
 
     reads_metrics = False
@@ -83,12 +83,12 @@ class Written:
         tensorboard: TensorBoard,
         keep: str | os.PathLike[str],
         *,
-        text: Callable[[np.ndarray], str],
-        activated: bool,
+        text: Callable[[Any], str],
+        **options: Any,
     ) -> None:
         self.feed, self.tensorboard, self.keep, self.text = feed, tensorboard, keep, text
         self.context = feed.element_spec["x"].shape[1]
-        self.write = writer(state, self.context, activated=activated, temperature=TEMPERATURE)
+        self.write = writer(state, self.context, temperature=TEMPERATURE, **options)
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         from loopwright.trainer.observe.predictions_on_board import summaries
@@ -96,7 +96,7 @@ class Written:
         batch = next(iter(self.feed().take(1)))
         prompts = batch["x"].numpy()[:_TEXTS, : min(_PROMPT, (self.context + 1) // 2)]
         index = batch["index"].numpy()[:_TEXTS] if "index" in batch else np.arange(len(prompts))
-        written = self.write(prompts, _WRITTEN)
+        written = self.write(prompts.tolist(), _WRITTEN)
         found = TextPredictions(
             index,
             prompts=np.array([self.text(ids) for ids in prompts], np.str_),
@@ -121,10 +121,13 @@ class Histograms:
     def __init__(self, tensorboard: TensorBoard, objective: Objective, feed: Any) -> None:
         self.tensorboard, self.objective, self.feed = tensorboard, objective, feed
         self._gradients: Callable[[Any], list[tf.Tensor]] | None = None
+        self._trained: list[str] = []
 
     def __call__(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        if self._gradients is None:
+        trained = [variable.path for variable in state.model.trainable_variables]
+        if self._gradients is None or trained != self._trained:  # a layer may be unfrozen on the way
             self._gradients = tf.function(self._of_batch(state), input_signature=[self.feed.element_spec])
+            self._trained = trained
         step, before = int(state.step), state.tensors()
         gradients = self._gradients(next(iter(self.feed(step).take(1))))
         state.assign(before)

@@ -7,7 +7,7 @@ with padding after it, and a longer one is seen as its last T tokens.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,72 +22,91 @@ from loopwright.trainer.core.state import TrainState
 PADDING = 0
 
 
-def next_tokens(call: Callable[[np.ndarray], Any], prompts: np.ndarray, count: int, context: int) -> np.ndarray:
-    """The likeliest `count` tokens after prompts, each chosen after those before it: `[P, count]` int64.
+def continued(
+    call: Callable[[np.ndarray], Any],
+    prompts: Sequence[Sequence[int]],
+    context: int,
+    count: int,
+    *,
+    never: Sequence[int] = (PADDING,),
+    end: int | None = None,
+    **drawing: Any,
+) -> list[list[int]]:
+    """The next `count` tokens after each prompt, or fewer where the text ends.
 
-    It works for any callable, so that a model can be compared with its exports.
+    It works for any callable, so that a model, its exports and other programs can be compared.
 
     Args:
-      call: gives logits or probabilities `[P, T, V]` of the token after each position, from token ids `[P, T]` int32.
-      prompts: token ids `[P, p]`, at least one for each prompt.
+      call: gives logits (or the logarithms of probabilities) `[P, T, V]` of the token after each position, from token ids
+        `[P, T]` int32.
+      prompts: token ids, at least one for each prompt.
       context: T.
+      never: tokens that are never written.
+      end: the token that ends a text, which isn't part of it; None if there is none.
+      drawing: `temperature` and `seed` of `_Drawing`.
     """
-    row = np.asarray(prompts, np.int32)
+    draw = _Drawing(**drawing)
+    rows, open_rows = [list(prompt) for prompt in prompts], set(range(len(prompts)))
     for _ in range(count):
-        seen = row[:, -context:]
-        window = np.pad(seen, [(0, 0), (0, context - seen.shape[1])], constant_values=PADDING)
-        scores = np.array(call(window), np.float32)[:, seen.shape[1] - 1]
-        scores[:, PADDING] = -np.inf
-        row = np.concatenate([row, scores.argmax(axis=-1).astype(np.int32)[:, np.newaxis]], axis=1)
-    return row[:, np.shape(prompts)[1] :].astype(np.int64)
+        if not open_rows:
+            break
+        window = np.full([len(rows), context], PADDING, np.int32)
+        for place, row in enumerate(rows):
+            window[place, : min(len(row), context)] = row[-context:]
+        scores = np.asarray(call(window))
+        for place in sorted(open_rows):
+            of_token = scores[place, min(len(rows[place]), context) - 1].astype(np.float64)
+            of_token[list(never)] = -np.inf
+            token = draw(of_token)
+            if token == end:
+                open_rows.remove(place)
+            else:
+                rows[place].append(token)
+    return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+
+class _Drawing:
+    """Chooses tokens.
+
+    A temperature of 0 takes the likeliest. Above it, tokens are drawn with a probability proportional to
+    `p ** (1 / temperature)`, by Gumbel's trick. The same seed draws the same tokens.
+    """
+
+    def __init__(self, temperature: float = 0.0, seed: int = 0) -> None:
+        self.temperature, self._rng = temperature, np.random.default_rng(seed)
+
+    def __call__(self, scores: np.ndarray) -> int:
+        if self.temperature:
+            scores = scores / self.temperature + self._rng.gumbel(size=scores.shape)
+        return int(scores.argmax())
 
 
 def writer(
-    state: TrainState, context: int, *, activated: bool = False, temperature: float = 0.8, seed: int = 0
-) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A function `(prompts, count)` that gives the next `count` tokens `[P, count]` int64, in one compiled call.
+    state: TrainState, context: int, *, activated: bool = False, **options: Any
+) -> Callable[[Sequence[Sequence[int]], int], list[list[int]]]:
+    """`continued` for the model of a state: a function of the prompts and the number of tokens. It is compiled once.
 
     If the optimizer averages weights, the averages write. What the model changes is put back, so that the function changes
-    no bit of a run. The same seed and weights write the same tokens.
+    no bit of a run.
 
     Args:
       context: T, the number of tokens that the model takes.
       activated: whether the model gives probabilities.
-      temperature: what logits are divided by before a token is drawn. 0 takes the likeliest token.
+      options: `never`, `end`, `temperature` and `seed` of `continued`.
     """
 
-    def of_position(scores: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-        logits = tf.math.log(scores) if activated else scores
-        logits = tf.where(tf.range(tf.shape(logits)[-1]) == PADDING, -np.inf, logits)
-        if temperature == 0:
-            return tf.argmax(logits, axis=-1)
-        return tf.random.stateless_categorical(logits / temperature, 1, seed=tf.stack([seed, number]))[:, 0]
+    def apply(ids: tf.Tensor) -> tf.Tensor:
+        outputs = tf.cast(state.model(ids, training=False), tf.float32)
+        return tf.math.log(outputs) if activated else outputs
 
-    def write(window: tf.Tensor, length: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        def step(number: tf.Tensor, window: tf.Tensor, length: tf.Tensor, found: tf.TensorArray) -> tuple[Any, ...]:
-            outputs = tf.cast(state.model(window, training=False), tf.float32)
-            token = of_position(outputs[:, length - 1], number)
-            full = length == context
-            window = tf.where(full, tf.roll(window, -1, axis=1), window)
-            place = tf.where(full, context - 1, length)
-            window = tf.where(tf.range(context) == place, tf.cast(token, window.dtype)[:, tf.newaxis], window)
-            return number + 1, window, tf.minimum(length + 1, context), found.write(number, token)
-
-        begun = (tf.constant(0), window, length, tf.TensorArray(tf.int64, count, element_shape=[None]))
-        *_, found = tf.while_loop(lambda number, *_: number < count, step, begun)
-        return tf.transpose(found.stack())
-
-    spec = [tf.TensorSpec([None, context], tf.int32), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)]
-    traced = tf.function(write, input_signature=spec, autograph=False)
+    traced = tf.function(apply, input_signature=[tf.TensorSpec([None, context], tf.int32)])
 
     @functools.cache
     def changed() -> list[tf.Variable]:
         return written_variables(traced.get_concrete_function())
 
-    def run(prompts: np.ndarray, count: int) -> np.ndarray:
-        seen = np.asarray(prompts, np.int32)[:, -context:]
-        window = np.pad(seen, [(0, 0), (0, context - seen.shape[1])], constant_values=PADDING)
+    def run(prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
         with averaged_weights(state.model, state.optimizer), put_back(changed()):
-            return traced(window, tf.constant(seen.shape[1]), tf.constant(count)).numpy()
+            return continued(lambda ids: traced(ids).numpy(), prompts, context, count, **options)
 
     return run

@@ -250,7 +250,7 @@ class PositionView:
         sure = tf.boolean_mask(confidence, counts)
         sure_known = tf.where(tf.math.is_finite(sure), sure, 0.0)
         place = tf.clip_by_value(tf.cast(sure_known * CONFIDENCES, tf.int32), 0, CONFIDENCES - 1)
-        weights = (sure_known, tf.cast(true == said, tf.float32), tf.ones_like(sure))
+        weights = (tf.cast(part, tf.float64) for part in (sure_known, true == said, tf.ones_like(sure)))
         totals["confidences"] = tf.stack([tf.math.unsorted_segment_sum(one, place, CONFIDENCES) for one in weights])
         hidden = tf.constant(NONE, tf.int64)
         return totals | {"labels": tf.where(counts, labels, hidden), "said": tf.where(counts, predicted, hidden)}

@@ -186,6 +186,12 @@ def assign(name: str, targets: Mapping[str, Target], *, weights: Mapping[str, fl
                 f"give task={AUTO[target.kind]} or another label_key",
                 exit_code=2,
             )
+        if task.name == "binary" and len(target.names) != 2:
+            raise TrainingError(
+                f"task={name!r}: takes one of two classes, and {target_name!r} has {len(target.names)}; give "
+                "task=classification",
+                exit_code=2,
+            )
         heads[target_name] = Head(task, Goal(target, **(wishes if len(targets) == 1 else {})))
     given = [wish for wish, value in wishes.items() if value]
     if len(targets) > 1 and given:

@@ -75,4 +75,7 @@ def numbers(goal: Goal, board: Board) -> Hook:
 def language(goal: Goal, board: Board) -> Hook:
     """Texts that the model writes."""
     text = board.text or (lambda ids: " ".join(goal.target.names[number] for number in ids))
-    return Written(board.state, board.feed, board.tensorboard, board.keep, text=text, activated=goal.activated)
+    tokens = {name: getattr(board.preprocessing, name) for name in ("never", "end")} if board.preprocessing else {}
+    return Written(
+        *(board.state, board.feed, board.tensorboard, board.keep), text=text, activated=goal.activated, **tokens
+    )

@@ -35,6 +35,22 @@ def predictor(outputs: Any, heads: dict[str, Any], **more: Any) -> Predictor:
 X = np.zeros((2, 3), np.float32)
 
 
+def test_positions_that_do_not_count_leave_a_gap() -> None:
+    names, real = ("a", "b", "c"), np.array([True, False, True, True, False])
+    label = inputs._with_gaps(names, np.array([0, 1, 2, 0, 0]), real)
+    assert label == ["a", None, "c", "a"]
+    assert output._score([(label, {"classes": ["a", "a", "c", "a", "b"]})]) == "3 of 3 positions right"
+    assert inputs._with_gaps(names, np.array([[0, 1], [2, 0]]), real[:4].reshape(2, 2)) == [["a", None], ["c", "a"]]
+
+
+def test_labels_of_two_heads_have_columns_apart() -> None:
+    entry = {"labels": ["yes"], "probabilities": {"yes": 0.9}}
+    assert set(output._cells({"colour": entry, "shape": entry})) == {
+        *("predicted_colour", "predicted_shape", "probability_colour_yes", "probability_shape_yes")
+    }
+    assert "probability_yes" in output._cells({"colour": entry})
+
+
 def test_images_of_every_kind_are_found_in_a_folder(tmp_path: pathlib.Path) -> None:
     for name in ("a.jpeg", "b.WEBP", "c.tiff", "d.jfif", "notes.txt", ".e.png"):
         (tmp_path / name).touch()

@@ -48,6 +48,28 @@ def test_several_inputs_and_outputs_go_by_name_in_every_format(tmp_path: pathlib
         assert open_export.read_facts(path) == opened.facts
 
 
+def test_small_output_beside_a_large_one_must_agree_too(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A price of a million allows no difference in the chance beside it."""
+    state, samples = two_of_each()
+    price, kind = sorted(
+        (layer for layer in state.model.layers if isinstance(layer, layers.Dense)), key=lambda d: d.units
+    )
+    price.bias.assign([1e6])
+    write = formats._write
+
+    def wrong(export: Any, name: str, path: pathlib.Path) -> None:
+        kind.bias.assign_add([0.5, 0, 0])
+        write(export, name, path)
+        kind.bias.assign_sub([0.5, 0, 0])
+
+    formats.export_all(formats.Export(state, samples), tmp_path, ["saved_model"])
+    monkeypatch.setattr(formats, "_write", wrong)
+    with pytest.raises(TrainingError, match=r"its outputs differ by 0\.5 from the live model's outputs"):
+        formats.export_all(formats.Export(state, samples), tmp_path, ["saved_model"])
+
+
 def test_long_facts_lie_in_the_file_itself(tmp_path: pathlib.Path) -> None:
     state, _ = two_of_each()
     for export, name in ((trainer.export_h5, "a.h5"), (trainer.export_keras, "a.keras")):

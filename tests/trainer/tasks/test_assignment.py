@@ -145,6 +145,7 @@ def test_rows_say_what_is_predicted() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("binary", {"y": KINDS["class"][0]}, {}), "task='binary': takes one of two classes, and 'y' has 3"),
         (("regression", {"y": KINDS["class"][0]}, {}), "task='regression': takes a number or numbers as the target"),
         (("auto", {"y": KINDS["class"][0]}, {"y": 1.0}), "there is no head 'y'"),
         (("auto", {"a": KINDS["class"][0], "b": KINDS["number"][0]}, {"c": 1.0}), "there is no head 'c' (of a, b)"),

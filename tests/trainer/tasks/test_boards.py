@@ -18,6 +18,7 @@ from loopwright.trainer.commands import report_predictions
 from loopwright.trainer.observe import prediction_files, predictor
 from loopwright.trainer.observe.position_predictions import NONE
 from loopwright.trainer.observe.predictions import MISTAKES
+from loopwright.trainer.observe.views import PositionView
 from loopwright.trainer.tasks.assignment import Assignment, assign
 from loopwright.trainer.tasks.boards import Board, several
 
@@ -35,6 +36,8 @@ class Target:
 
 class Letters:
     """Preprocessing that makes texts of token ids."""
+
+    never, end = (0,), None
 
     def text(self, ids: np.ndarray) -> str:
         return "".join("_abcdefgh"[int(number)] for number in ids if number)
@@ -316,6 +319,16 @@ def test_several_heads_are_shown_under_their_names_in_one_pass(
     np.testing.assert_allclose(loaded["price"].predicted, model(ROWS)["price"], rtol=1e-5)
     assert {"kind/confusion_matrix", "price/residuals", f"kind/f1_of_class/{PETS[0]}"} <= events(tmp_path).keys()
     assert several({"kind": ("", chosen.heads["kind"].goal)}, hook) is None  # type: ignore[arg-type]
+
+
+def test_confidence_of_many_positions_is_exact() -> None:
+    """Sums in float32 stop at 16.8 million."""
+    logits = tf.constant([0.0, np.log(0.97 / 0.03)], tf.float32)
+    outputs = tf.broadcast_to(logits, [64, 128, 128, 2])
+    found = PositionView(("no", "yes")).of_batch(outputs, tf.ones([64, 128, 128], tf.int64), None)
+    sure, right, count = found["confidences"].numpy().sum(-1)
+    assert (right, count) == (64 * 128 * 128, 64 * 128 * 128)
+    assert sure / count == pytest.approx(0.97, abs=1e-4)
 
 
 def test_masks_of_layers_and_padding_of_batches_leave_positions_out(tmp_path: pathlib.Path) -> None:

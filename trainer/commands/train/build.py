@@ -49,16 +49,15 @@ class Job:
 
 def assign(model: flags.Model, dataset: Dataset, *, label_smoothing: float = 0.0) -> Assignment:
     """What the flags ask the model to learn from the dataset. Raises UsageError for a task that doesn't fit."""
-    import numpy as np
-
     from loopwright.trainer.core.keras_names import parse_class_weight
     from loopwright.trainer.tasks import assignment
 
-    names = next(iter(dataset.targets.values())).names
+    names = dataset.class_names
+    if model.class_weight is not None and not names:
+        raise flags.UsageError(f"--class_weight={model.class_weight}: the label isn't a class; leave it out")
 
     def counts() -> list[int]:
-        labels = np.ravel(dataset.labels(dataset.train_split))
-        return np.bincount(labels, minlength=len(names)).tolist()
+        return dataset.class_counts(dataset.train_split)
 
     try:
         return assignment.assign(
@@ -104,6 +103,7 @@ def build_job(
     probabilities.
     """
     from loopwright import models, trainer
+    from loopwright.trainer.core.optimizers import inner_optimizer
 
     optimization = with_schedule(optimization, dataset)
     chosen = assign(model, dataset, label_smoothing=optimization.label_smoothing)
@@ -116,6 +116,11 @@ def build_job(
         _set_trainable(frozen, False)
     try:
         optimizer = _make_optimizer(model, optimization, network, total_steps)
+        if model.unfreeze_at is not None and inner_optimizer(optimizer).use_ema:
+            raise ValueError(
+                f"unfreeze_at={model.unfreeze_at}: an average of weights has to begin with all of them; leave it out, or "
+                f"use_ema of optimizer={optimization.optimizer}"
+            )
         objective = built_objective(chosen, network, dataset)
     except ValueError as error:
         raise flags.UsageError(flags.as_flags(str(error))) from None

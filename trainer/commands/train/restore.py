@@ -52,6 +52,7 @@ def begin(config: flags.Config, run: Run, num_steps: int) -> int:
         return step
     if config.model.init_from is not None:
         _init_from(pathlib.Path(config.model.init_from), run.state, config.model.init_exclude)
+        _begin_averages(run.state)
     return 0
 
 
@@ -73,6 +74,18 @@ def _restore_from(source: pathlib.Path, state: TrainState, checkpoint: Checkpoin
     checkpoint.check_facts(source, manifest)
     load(source, manifest, state)
     return int(state.step)
+
+
+def _begin_averages(state: TrainState) -> None:
+    """Gives the optimizer's copies of the weights their new values. The first update would bring back the old ones."""
+    import keras
+
+    from loopwright.trainer.core.optimizers import inner_optimizer
+
+    optimizer = inner_optimizer(state.optimizer)
+    if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
+        for average, variable in zip(optimizer._momentums, optimizer._trainable_variables, strict=True):
+            average.assign(variable)
 
 
 def _init_from(path: pathlib.Path, state: TrainState, exclude: str | None) -> None:

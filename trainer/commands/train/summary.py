@@ -36,13 +36,10 @@ def report(config: flags.Config, folder: pathlib.Path, *, as_json: bool, finishe
     loss = "" if headline == "loss" else f", loss {_number(evaluated['loss'])}"
     rows.append((headline, f"{_number(evaluated[headline])}{loss} after step {evaluated['step']}"))
     rows += _exports(files.exports, summary["step"])
-    rows += [
-        ("watch", f"tensorboard --logdir={quote(folder.parent)}"),
-        (
-            "go on",
-            f"loopwright train --flagfile={quote(files.flags)} --workdir={quote(folder)} {longer}={steps * 2}",
-        ),
-    ]
+    rows.append(("watch", f"tensorboard --logdir={quote(folder.parent)}"))
+    if config.optimization.schedule != "cosine":  # its rate ends where the run ends
+        command = f"loopwright train --flagfile={quote(files.flags)} --workdir={quote(folder)} {longer}={steps * 2}"
+        rows.append(("go on", command))
     width = max(13, *(len(name) + 2 for name, _ in rows))
     for name, value in rows:
         print(f"{name:<{width}}{value}")
