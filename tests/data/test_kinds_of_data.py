@@ -187,6 +187,16 @@ def test_padding_of_labels_weighs_nothing(load: Callable[..., Any]) -> None:
     assert len(rows) > 2
 
 
+def test_classes_are_counted_without_padding(load: Callable[..., Any]) -> None:
+    dataset = load("tagging")
+    counted = np.zeros(dataset.num_classes, np.int64)
+    for batch in dataset.feed("train", 4, shuffle=False)():
+        real = batch["x"].numpy() != 0
+        counted += np.bincount(batch["y"].numpy()[real], minlength=len(counted))
+    assert dataset.class_counts("train") == counted.tolist()
+    assert sum(counted) < np.size(dataset.labels("train"))  # some samples are shorter than others
+
+
 @pytest.mark.parametrize("inputs", ["text", "number,city"])
 def test_bad_samples_are_named_or_left_out_of_what_is_learned(every_kind: str, inputs: str) -> None:
     """Every eighth age is missing, and a label must be there."""

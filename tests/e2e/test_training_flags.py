@@ -196,6 +196,34 @@ def test_freeze_leaves_variables_as_they_were(loopwright: Any, mnist_dir: pathli
     assert equal == [True, True, False, False]
 
 
+def test_frozen_variables_are_trained_from_a_step_on(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = [*BASE, f"--data_dir={mnist_dir}", "--freeze=dense/", "--unfreeze_at=4", "--histograms_every=3"]
+    assert loopwright(*words, "--train_steps=9", "--workdir=straight").code == 0
+    for steps in (5, 9):
+        stopped = loopwright(*words, f"--train_steps={steps}", "--workdir=run")
+        assert stopped.code == 0, stopped.err
+    models = [keras.models.load_model(tmp_path / run / "exports" / "model.h5") for run in ("straight", "run")]
+    for one, other in zip(*(model.weights for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    refused = loopwright(*words, "--optimizer=adam:use_ema=true", "--train_steps=9", "--workdir=average")
+    assert refused.code == 2
+    assert "an average of weights has to begin with all of them" in refused.err.splitlines()[-1]
+
+
+def test_optimizer_with_its_own_average_begins_with_the_weights_that_are_given(
+    loopwright: Any, mnist_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    words = [*BASE, f"--data_dir={mnist_dir}"]
+    assert loopwright(*words, "--train_steps=30", "--workdir=first").code == 0
+    given = ["--init_from=first", "--optimizer=schedulefreeadamw", "--learning_rate=1e-7", "--train_steps=2"]
+    assert loopwright(*words, *given, "--workdir=second").code == 0
+    first, second = (keras.models.load_model(tmp_path / run / "exports" / "model.h5") for run in ("first", "second"))
+    for one, other in zip(first.weights, second.weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 FEW_CLASSES = """
 import tensorflow as tf
 

@@ -91,3 +91,8 @@ def test_arrays_that_may_be_images_or_not_are_refused() -> None:
         flags.UsageError, match=r"--scale=auto can't tell whether the input \[N, 4\] uint8 holds images"
     ):
         scaling.decide("auto", model(shape=(4,)), feed)
+
+
+def test_uint16_images_are_refused_for_a_model_that_scales_bytes() -> None:
+    with pytest.raises(flags.UsageError, match=r"takes pixels from 0 to 255 \(.*, and the images are uint16"):
+        scaling.decide("auto", model(layers.Rescaling(1 / 255)), DEEP)
